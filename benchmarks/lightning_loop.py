@@ -83,7 +83,7 @@ class Network(lightning.LightningModule):
         super().__init__()
         self.body, self.head, self.head_only = body, head, head_only
         body.requires_grad_(not head_only)
-        self.figures: Any = nn.ModuleDict(
+        self.figures = nn.ModuleDict(
             {
                 f"{split}_{name}": kind()
                 for split in ("train", "val")
@@ -109,7 +109,8 @@ class Network(lightning.LightningModule):
         logits = self.head(self.body(batch["image"]))
         loss = nn.functional.cross_entropy(logits, labels)
         chances = logits.detach().softmax(dim=1)[:, 1]
-        for name, figure in self.figures.items():
+        figures: dict[str, Any] = dict(self.figures.items())
+        for name, figure in figures.items():
             if name.startswith(split):
                 figure.update(chances, labels)
                 self.log(name, figure, on_step=False, on_epoch=True)

@@ -22,15 +22,24 @@ from benchmarks import images
 from benchmarks.harness import Answer, Spread
 from benchmarks.settings import Settings
 from hydrakit.compute.devices import Compute, choose_compute, keep_large_blocks
+from hydrakit.compute.modules import freeze
 from hydrakit.data.load import LoadedDataset, load
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.hooks import DatasetAdapter, FieldOfView, HeadFactory, Sample
 from hydrakit.models.body import BodyWithHead, PaperBody
 from hydrakit.models.heads import MlpOptions
+from hydrakit.models.layers import Dropout
 from hydrakit.plan import BodySpec, Hyperparameters, Round
 from hydrakit.plan.results import EpochRecord
 from hydrakit.plugins import load_plugins
-from hydrakit.training.evaluation import Reference, compute_metrics, forward_in_batches
+from hydrakit.training.batches import TrainingExamples
+from hydrakit.training.epochs import SingleTaskEpoch
+from hydrakit.training.evaluation import (
+    Evaluator,
+    Reference,
+    compute_metrics,
+    forward_in_batches,
+)
 from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import Seeds
 from hydrakit.training.step import Step as TrainingStep
@@ -108,7 +117,12 @@ def a_round(train: str, settings: Settings, *, epochs: int, rate: float = 1e-5) 
 
 def compute(settings: Settings) -> Compute:
     """How hydrakit computes on the device unless told otherwise."""
-    return choose_compute(settings.device, precision=settings.precision, compiled=settings.compiled)
+    return choose_compute(
+        settings.device,
+        precision=settings.precision,
+        compiled=settings.compiled,
+        graphs=settings.graphs,
+    )
 
 
 def new_head(settings: Settings) -> nn.Module:
@@ -247,6 +261,32 @@ class HeadEpoch(_Epochs):
         seconds = clock.per_epoch()
         before = clock.ends[0] - began - seconds
         return Answer(seconds, {"before": before, **peak(self.settings)})
+
+
+class HeadEpochOnDevice(_Epochs):
+    """As `HeadEpoch`, on the device itself: a run trains heads on the CPU beside a GPU."""
+
+    def __call__(self, repeat: int) -> Answer:
+        """Some epochs; seconds are of one, ``before`` is the body's pass over all images."""
+        settings, device = self.settings, self.data.train.device
+        values = a_round("head", settings, epochs=settings.head_epochs).hyperparameters
+        body, head = new_body(settings), new_head(settings)
+        freeze(body)
+        reference = Reference(new_head(settings), self.target.val)
+        evaluate = Evaluator(body, head, self.data.val, reference, values.loss)
+        began = time.perf_counter()
+        examples = TrainingExamples(self.data, values, Seeds(repeat, 2), fixed=True)
+        examples.precompute_features(body, device)
+        evaluate()
+        before = time.perf_counter() - began
+        step = TrainingStep(nn.Sequential(Dropout(0.0), head), compute(settings), values)
+        runner, ends = SingleTaskEpoch(step, examples, head), []
+        for epoch in range(1, settings.head_epochs + 1):
+            runner.epoch(epoch)
+            evaluate()
+            ends.append(time.perf_counter())
+        per_epoch = Spread.of([later - earlier for earlier, later in pairwise(ends)]).median
+        return Answer(per_epoch, {"before": before})
 
 
 class Step:

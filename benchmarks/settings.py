@@ -33,6 +33,7 @@ class Settings:
         device: Of hydrakit, where it is not the CPU.
         precision: Of hydrakit's training steps.
         compiled: hydrakit's training steps go through `torch.compile`.
+        graphs: On a GPU, hydrakit's steps are replayed as CUDA graphs.
         repeats: How often each contender does its work; the median counts.
         train: Patches of a training split.
         val: Patches of a validation split.
@@ -62,6 +63,7 @@ class Settings:
     device: str = "cpu"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compiled: bool = False
+    graphs: bool = True
     repeats: int = 3
     train: int = 256
     val: int = 32

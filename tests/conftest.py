@@ -15,7 +15,7 @@ from hydrakit.plugins import load_plugins
 from hydrakit.runs.rundir import RunDir
 
 if TYPE_CHECKING:
-    from helpers import Runner
+    from helpers import PoolBackwards, Runner
 
 sys.path.insert(0, str(Path(__file__).parent))  # `helpers`, for the tests and as a plugin
 
@@ -38,6 +38,18 @@ def cell_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     from helpers import LOCAL_POOL
 
     monkeypatch.setattr("hydrakit.jobs.pool.LocalPool", LOCAL_POOL)
+
+
+@pytest.fixture
+def pool_backwards(monkeypatch: pytest.MonkeyPatch) -> type[PoolBackwards]:
+    """A pool that runs the last job first, in the process of the tests."""
+    from helpers import PoolBackwards
+
+    class Pool(PoolBackwards):
+        pass
+
+    monkeypatch.setattr("hydrakit.jobs.pool.LocalPool", Pool)
+    return Pool
 
 
 @pytest.fixture(scope="session")

@@ -208,6 +208,8 @@ class PoolHere(LOCAL_POOL):
         self.waiting = [*getattr(self, "waiting", []), *(job for group in groups for job in group)]
 
     def poll(self) -> list[tuple[Job, str]]:
+        if not getattr(self, "waiting", []):
+            return []
         job = self.waiting.pop(0)
         logger = logging.getLogger("hydrakit")
         level = logger.level
@@ -217,6 +219,30 @@ class PoolHere(LOCAL_POOL):
         finally:
             logger.setLevel(level)
         return [(job, "exit status 0")]
+
+
+class PoolBackwards(PoolHere):
+    """Runs the last job first; it is interrupted at a poll if ``polls`` gives its number.
+
+    Attributes:
+        polls: Number of polls until the next one is interrupted.
+        most: The most jobs that have waited at the same time.
+    """
+
+    polls = -1
+    most = 0
+
+    def poll(self) -> list[tuple[Job, str]]:
+        cls = type(self)
+        if cls.polls == 0:
+            cls.polls = -1
+            raise KeyboardInterrupt
+        cls.polls -= 1
+        cls.most = max(cls.most, len(self.waiting))
+        self.waiting.reverse()
+        ended = super().poll()
+        self.waiting.reverse()
+        return ended
 
 
 @contextmanager

@@ -23,10 +23,12 @@ from benchmarks.__main__ import main
 from benchmarks.harness import PROJECT, Answer, Samples, Spread, in_turns
 from benchmarks.rows import MEASUREMENTS
 from benchmarks.settings import Point, Settings
+from benchmarks.stacked import StackedNetwork, stacked_loss
 from benchmarks.worker import contender
 from hydrakit.models.body import PaperBody, attach_head
 from hydrakit.models.heads import build_mlp
-from hydrakit.plan import BodySpec
+from hydrakit.plan import BodySpec, Hyperparameters
+from hydrakit.training.step import build_optimiser
 
 # A contender that notes when it worked, in a file that all of them share; the third cannot.
 FAKE = """
@@ -109,6 +111,39 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert loss == pytest.approx(log_loss(labels, torch.softmax(chances, 1)), rel=1e-5)
     assert accuracy == pytest.approx(accuracy_score(labels, chances.argmax(1)))
     assert auc == pytest.approx(roc_auc_score(labels, chances[:, 1]))
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_stacked_networks_learn_what_each_learns_alone(copies: int) -> None:
+    torch.manual_seed(0)
+    spec = BodySpec(channels=(4, 8), patch=20, features=6)
+    networks = [
+        attach_head(PaperBody(spec, in_channels=2, dropout=0.0), build_mlp(6, 3))
+        for _ in range(copies)
+    ]
+    for network in networks:
+        network(torch.randn(4, 2, 20, 20))  # batch-norm statistics move from 0 and 1
+    together = StackedNetwork(networks).train()
+    images, labels = torch.randn(copies, 5, 2, 20, 20), torch.arange(5 * copies).view(copies, 5) % 3
+    values = Hyperparameters(learning_rate=2**-9, dropout=0, batch_size=5, epochs=1, patience=None)
+    steps = [build_optimiser([each.train()], values) for each in networks]
+    joint = build_optimiser([together], values)
+    for _ in range(3):
+        for network, step, shown, expected in zip(networks, steps, images, labels, strict=True):
+            step.zero_grad()
+            nn.functional.cross_entropy(network(shown), expected).backward()
+            step.step()
+        joint.zero_grad()
+        stacked_loss(together(images), labels).backward()
+        joint.step()
+    torch.testing.assert_close(
+        together(images), torch.stack([n(i) for n, i in zip(networks, images, strict=True)])
+    )
+    after = StackedNetwork(networks).state_dict()
+    for name, tensor in together.state_dict().items():
+        # Batch norm takes away what a bias before it adds: Adam makes a step of its rounding.
+        if not name.endswith(("conv1.bias", "conv2.bias", "conv3.bias", "running_mean")):
+            torch.testing.assert_close(tensor, after[name], rtol=1e-4, atol=1e-5)
 
 
 # The authors' way

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from helpers import (
+    PoolBackwards,
     StopError,
     install_standin,
     plan_of,
@@ -235,13 +237,22 @@ def test_rounds_that_candidates_have_in_common_are_trained_once(
     assert sorted(each.count("round shared") for each in events) == [0, 1, 1, 1]
 
 
-def test_a_candidate_that_diverges_is_not_chosen(places: dict[str, Any], tmp_path: Path) -> None:
-    choices = {"rounds.all.learning_rate": (1e30, 1e-3)}
-    result = tuned(tmp_path / "plan.json", places, choices=choices)
-    assert result.table.tried[0].score is None
-    assert result.table.chosen == 1
-    again = tuned(tmp_path / "plan.json", places, choices=choices, callbacks=[Stop(1)])
-    assert figures(again) == figures(result)
+DIVERGING = {"rounds.all.learning_rate": (1e30, 1e-3)}
+
+
+@pytest.fixture(scope="module")
+def diverging(tmp_path_factory: pytest.TempPathFactory, places: dict[str, Any]) -> ValuesResult:
+    out = tmp_path_factory.mktemp("diverging") / "plan.json"
+    return tuned(out, places, choices=DIVERGING)
+
+
+def test_a_candidate_that_diverges_is_not_chosen(
+    diverging: ValuesResult, places: dict[str, Any], tmp_path: Path
+) -> None:
+    assert diverging.table.tried[0].score is None
+    assert diverging.table.chosen == 1
+    again = tuned(diverging.path, places, choices=DIVERGING, callbacks=[Stop(1)])
+    assert figures(again) == figures(diverging)
     choices = {"rounds.all.learning_rate": (1e30, 1e29)}
     refused(
         lambda: tuned(tmp_path / "other.json", places, choices=choices),
@@ -268,6 +279,41 @@ def test_what_cannot_be_searched_is_refused_before_training(
     out = tmp_path / "plan.json"
     refused(lambda: tuned(out, places, choices=choices, callbacks=[Stop(1)]), message)
     assert not list(tmp_path.glob("*.tuning/*"))
+
+
+def test_runs_at_the_same_time_give_the_same_choice(
+    diverging: ValuesResult,
+    installed: None,
+    places: dict[str, Any],
+    tmp_path: Path,
+    pool_backwards: type[PoolBackwards],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "plan.json"
+    launched = places | {"plugins": None, "jobs": 2, "threads": torch.get_num_threads()}
+    pool_backwards.polls = 3
+    with pytest.raises(KeyboardInterrupt):
+        tuned(out, launched, choices=DIVERGING)
+    assert len(read_results(out.with_suffix(".tuning"))) == 3
+    result = tuned(out, launched, choices=DIVERGING)
+    assert pool_backwards.most == 4
+    assert figures(result) == figures(diverging)
+    assert result.table.chosen == diverging.table.chosen
+    assert out.read_bytes() == diverging.path.read_bytes()
+    assert [run.path.name for run in runs_of(result)] == [
+        run.path.name for run in runs_of(diverging)
+    ]
+    assert not list(out.with_suffix(".tuning").glob("runs/**/*body.safetensors"))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise PlanError("no room left")
+
+    monkeypatch.setattr("hydrakit.engine.run_cell", fail)
+    refused(
+        lambda: tuned(tmp_path / "other.json", launched, choices=DIVERGING),
+        "rounds.all.learning_rate=1e+30, inner fold 1: no room left",
+        "other runs that failed: 3",
+    )
 
 
 def test_values_are_json_or_text() -> None:

@@ -7,33 +7,46 @@ import hashlib
 import json
 import multiprocessing
 import os
+import platform
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import helpers
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import install_standin, refused, run_plan, tree, weights_of
+from helpers import (
+    StopError,
+    another_process,
+    install_standin,
+    refused,
+    run_plan,
+    tree,
+    weights_of,
+)
 from sklearn.metrics import roc_auc_score
 
 from hydrakit.cli import main
 from hydrakit.cli.printing import print_comparison
+from hydrakit.compare import engine, join
 from hydrakit.compare.design import BASELINES, Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CellTracker, CompareCallback, CompareResult, compare
 from hydrakit.compare.nested import job_of
 from hydrakit.compare.scoring import ScoredCases, compare_cells
 from hydrakit.errors import DataError
-from hydrakit.jobs.job import run_job
+from hydrakit.jobs.job import Job, run_job
 from hydrakit.jobs.pool import LocalPool
+from hydrakit.maintenance.clean import clean
 from hydrakit.maintenance.status import ComparisonStatus, status
 from hydrakit.maintenance.verify import verify
 from hydrakit.plan.edit import edit_plan
@@ -45,6 +58,8 @@ from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
 from hydrakit.stats.metrics import auc
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
+from hydrakit.storage import claims
+from hydrakit.storage.lock import locked
 
 SETTINGS = {"epochs": 1, "bootstrap": 2, "body_channels": [4, 8], "profile": "recommended-0.1"}
 
@@ -400,6 +415,41 @@ def _alive(run: Path) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_cells_are_trained_until_the_verdict_is_known(copied: Path) -> None:
+    design = design_of("hydra", "transfer", seeds=2)
+    told = run(design, copied, until_told=True)
+    assert told.failed == {}
+    assert told.comparison is not None
+    looks = told.comparison.looks
+    assert looks is not None
+    assert [each.cells for each in looks.planned] == [
+        "1 of 2 folds in 2 of 2 passes",
+        "2 of 2 folds in 2 of 2 passes",
+    ]
+    assert looks.taken in (1, 2)
+    assert looks.needed == 4 * looks.taken
+    again = run(design, copied, until_told=True, callback=NothingNew())
+    assert again.comparison is not None
+    assert again.comparison.looks == looks
+    refused(lambda: run(design_of("hydra", "transfer", seeds=3), copied), "--until-told")
+    # Without the option, all cells are trained, and the looks still count.
+    full = run(design, copied)
+    assert full.comparison is not None
+    assert full.comparison.looks is not None
+    assert not full.comparison.looks.stops
+    assert full.comparison.looks.needed == full.comparison.done == 8
+    assert full.comparison.pairs[0].level == 1 - full.comparison.looks.planned[1].level
+    first, _ = full.comparison.looks.planned
+    assert first.pairs[0].p == looks.planned[0].pairs[0].p
+
+
+class NothingNew(CompareCallback):
+    """Fails if a cell is trained."""
+
+    def done(self, cell: Cell, run: RunDir, before: bool) -> None:
+        assert before
 
 
 def test_a_failed_cell_is_named_and_others_go_on(copied: Path) -> None:
@@ -951,3 +1001,140 @@ def test_what_a_plan_may_change_and_what_not(tmp_path: Path) -> None:
     assert result.comparison.plans["mine"].differences is not None
     assert any("normalise" in each for each in result.comparison.plans["mine"].differences)
     assert run(design_of("classical", named_plans={"mine": other}), tmp_path / "out").failed == {}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, finished: Path) -> Iterator[Counter[str]]:
+    """Short heartbeats, no reports, and cells that were trained before; how often each was run."""
+    for name, value in {"BEAT": 0.05, "LIMIT": 1.0, "WAIT": 0.01}.items():
+        monkeypatch.setattr(claims, name, value)
+    monkeypatch.setattr(join, "WAIT", 0.01)
+    monkeypatch.setattr(join, "PAUSE", 0.05)
+    monkeypatch.setattr(engine, "write_comparison_report", lambda *_, **__: None)
+    ran: Counter[str] = Counter()
+
+    def run_job(job: Job) -> None:
+        ran[job.name] += 1
+        job.out.mkdir(exist_ok=True)
+        with locked(job.out):
+            shutil.copytree(
+                finished / "cells" / job.name,
+                job.out,
+                dirs_exist_ok=True,
+                ignore=shutil.ignore_patterns(".lock"),
+            )
+
+    monkeypatch.setattr(helpers, "run_job", run_job)
+    return ran
+
+
+class Shared(CompareCallback):
+    """Lets others act after a number of cells."""
+
+    def __init__(self, after: int, act: Callable[[], None]) -> None:
+        self.after, self.act = after, act
+        self.notes: list[str] = []
+
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
+
+    def done(self, cell: Cell, run: RunDir, before: bool) -> None:
+        self.after -= 1
+        if self.after == 0:
+            self.act()
+
+
+def stop() -> None:
+    raise StopError
+
+
+def test_processes_that_join_share_the_cells(
+    tmp_path: Path, finished: Path, quick: Counter[str]
+) -> None:
+    """One joins after a cell and leaves after another, and nobody runs a cell again."""
+    design, out = design_of("hydra", "transfer"), tmp_path / "out"
+    second = Shared(2, stop)
+
+    def others() -> None:
+        with pytest.raises(StopError):
+            run(design, out, join=True, callback=second)
+        assert len(quick) == 2
+        now = status(out)
+        assert isinstance(now, ComparisonStatus)
+        assert now.state == "running"
+        assert now.members == (f"pid {os.getpid()} on {platform.node()}",)
+        refused(
+            lambda: run(design_of("hydra", "transfer", seeds=2), out, join=True),
+            "shares a comparison here with other strategies, plans, baselines, seeds or repeats",
+        )
+        refused(lambda: run(design, out), "shares work here (--join)", "--join too")
+
+    shared = run(design, out, join=True, callback=Shared(1, others))
+    assert shared.failed == {}
+    assert second.notes == [f"pid {os.getpid()} on {platform.node()} shares this comparison"]
+    assert quick == Counter(path.name for path in (finished / "cells").iterdir())
+    assert load(out) == load(finished) == shared.comparison
+    assert {path.stem for path in (out / "claims").glob("*-*.0")} == set(quick)
+    assert run(design, out).comparison == load(finished)  # alone
+    assert sum(quick.values()) == 4
+    assert "claims" in [each.path.name for each in clean(out, lambda _: True)]
+    assert status(out).state == "finished"
+
+
+def test_cells_of_a_dead_machine_are_taken_over_with_their_locks(
+    tmp_path: Path, finished: Path, quick: Counter[str]
+) -> None:
+    out, name = tmp_path / "out", cell("transfer", 1).name
+    dead = claims.Member(out)
+    dead.join()
+    assert dead.take(name)
+    folder = out / "cells" / name
+    folder.mkdir(parents=True)
+    with another_process(folder):  # its lock, which the server still keeps
+        assert run(design_of("hydra", "transfer"), out, join=True).failed == {}
+    assert (out / "claims" / f"{name}.1").is_file()
+    assert dead.state(dead.id) == claims.SILENT
+    assert load(out) == load(finished)
+
+
+def test_who_joins_tries_failed_and_deleted_cells_again(
+    copied: Path, finished: Path, quick: Counter[str]
+) -> None:
+    """Also those whose owner finished them before it left."""
+    design = design_of("hydra", "transfer")
+    failed, deleted = (copied / "cells" / cell("hydra", fold).name for fold in (0, 1))
+    with claims.Member(copied) as before:
+        for path in (failed, deleted):
+            assert before.take(path.name)
+            before.finish(path.name)
+            shutil.rmtree(path)
+    failed.with_name(f"{failed.name}.failed").write_text("it failed\n")
+    assert run(design, copied, join=True).failed == {}
+    assert quick == {failed.name: 1, deleted.name: 1}
+    assert load(copied) == load(finished)
+
+
+@pytest.mark.usefixtures("quick")
+def test_who_joins_refuses_a_process_that_is_alone(copied: Path) -> None:
+    design = design_of("hydra", "transfer")
+    with locked(copied):
+        refused(lambda: run(design, copied, join=True), "does not share its work")
+
+
+def test_a_process_that_was_suspended_stops_its_cells(
+    tmp_path: Path, finished: Path, quick: Counter[str]
+) -> None:
+    """Others have declared it gone; what it has done counts, and it can join again."""
+    design, out = design_of("hydra", "transfer"), tmp_path / "out"
+
+    def declare_gone() -> None:
+        observer = claims.Observer(out)
+        (member,) = observer.present()
+        claims.create_once(observer.members / f"{member}.gone", claims.SILENT)
+        time.sleep(0.3)  # six heartbeats
+
+    refused(lambda: run(design, out, join=True, callback=Shared(3, declare_gone)), "was suspended")
+    assert len(quick) == 3
+    assert run(design, out, join=True).failed == {}
+    assert sum(quick.values()) == 4
+    assert load(out) == load(finished)

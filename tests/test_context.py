@@ -352,8 +352,8 @@ def test_what_is_no_context_is_refused(text: str, tmp_path: Path) -> None:
 OWN = {
     "run": {"launcher", "trace_test"},
     "compare": {"jobs", "launcher", "trace_test"},
-    "tune": {"launcher"},
-    "order": {"launcher"},
+    "tune": {"jobs", "launcher"},
+    "order": {"jobs", "launcher"},
 }
 """Options of some commands alone: of the test, and of many processes."""
 
@@ -410,7 +410,7 @@ def test_their_values_arrive(monkeypatch: pytest.MonkeyPatch, standin: Path) -> 
             "2",
         ],
         ["tune", "--strategy", "hydra", *plan, "--out", "tuned.json"],
-        ["order", "--target", "alpha", *plan],
+        ["order", "--target", "alpha", *plan, "--jobs", "2"],
     ):
         result = CliRunner().invoke(main, [*arguments, *options])
         assert isinstance(result.exception, StopError), result.output
@@ -427,10 +427,10 @@ def test_their_values_arrive(monkeypatch: pytest.MonkeyPatch, standin: Path) -> 
         trackers=("tensorboard", "mlflow"),
         track_to="t",
     )
-    run, compared, *searches = given
+    run, compared, tuned, ordered = given
     assert run == same.changed(trace_test=True)
-    assert compared == same.changed(jobs=2)
-    assert searches == [same, same]
+    assert compared == ordered == same.changed(jobs=2)
+    assert tuned == same
 
 
 # --- callbacks

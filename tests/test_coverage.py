@@ -34,9 +34,9 @@ NOISE = 0.3
 class Setting:
     positives: int
     negatives: int
-    aucs: tuple[float, float] = (0.8, 0.8)
+    aucs: tuple[float, ...] = (0.8, 0.8)
     sizes: tuple[float, ...] = FEW
-    within: tuple[float, float] = (0.5, 0.5)
+    within: tuple[float, ...] = (0.5, 0.5)
     alike: float = 0.5
     passes: int = 1
     folds: int = 1
@@ -73,8 +73,8 @@ def deal(rng: np.random.Generator, patients: np.ndarray, labels: np.ndarray, fol
     return None
 
 
-def draw(rng: np.random.Generator, setting: Setting) -> tuple[ScoreTable, ScoreTable] | None:
-    """Two strategies on the same findings; None where the patients cannot be dealt to folds."""
+def draw(rng: np.random.Generator, setting: Setting) -> tuple[ScoreTable, ...] | None:
+    """Strategies on the same findings; None where the patients cannot be dealt to folds."""
     patients, labels = cases(rng, setting)
     count, size = len(labels), patients[-1] + 1
     shared = rng.normal(size=size), rng.normal(size=count)
@@ -111,7 +111,7 @@ def draw(rng: np.random.Generator, setting: Setting) -> tuple[ScoreTable, ScoreT
                 images=np.ones(count, dtype=np.intp),
             )
         )
-    return found[0], found[1]
+    return tuple(found)
 
 
 def coverage(setting: Setting, count: int, seed: int = 1) -> tuple[float, float]:
@@ -134,7 +134,7 @@ def comparisons(setting: Setting, count: int, seed: int = 1) -> tuple[float, flo
     while len(held) < count:
         drawn = draw(rng, setting)
         if drawn is not None:
-            found = compare(*drawn, seed=len(held))
+            found = compare(drawn[0], drawn[1], seed=len(held))
             small.append(found.p <= 0.05)
             called.append(found.p <= 0.05 and (found.low > 0 or found.high < 0))
             held.append(found.low <= setting.aucs[0] - setting.aucs[1] <= found.high)

@@ -677,6 +677,7 @@ def test_orders_of_supports_are_compared_on_findings(
         context=RunContext(data=declared, cache=cache, device="cpu"), callback=RunCallback(),
     )  # fmt: skip
     with using_cache(cache):
+        assert list(judge.train([()])) == [()]
         tested = judge.score_table(())
         positives, negatives = judge.counts()
     assert len(tested.findings) == positives + negatives

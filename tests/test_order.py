@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import StopError, another_process, plugins, refused, run_plan, write_dataset
+from helpers import (
+    PoolBackwards,
+    StopError,
+    another_process,
+    plugins,
+    refused,
+    run_plan,
+    write_dataset,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -25,6 +33,7 @@ from hydrakit.compute import devices
 from hydrakit.data.load import select
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
+from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import load_plan
 from hydrakit.plan.grey import PER_PATIENT
@@ -101,7 +110,7 @@ def test_the_orders_are_all_orders_of_all_subsets(size: int) -> None:
     names = "abcde"[:size]
     subsets = chain.from_iterable(combinations(names, k) for k in range(size + 1))
     by_hand = [each for subset in subsets for each in permutations(subset)]
-    listed = list(smallest_first(names))
+    listed = [order for stage in smallest_first(names) for order in stage]
     assert sorted(listed) == sorted(by_hand)
     assert [len(each) for each in listed] == sorted(len(each) for each in listed)
     assert count_orders(size) == len(by_hand)
@@ -110,15 +119,15 @@ def test_the_orders_are_all_orders_of_all_subsets(size: int) -> None:
 @given(st.integers(1, 4), st.randoms(use_true_random=False))
 def test_greedy_adds_the_best_support_and_tries_all_in_the_end(size: int, random: Any) -> None:
     names = "abcd"[:size]
-    score = {each: random.random() for each in smallest_first(names)}
+    score = {each: random.random() for stage in smallest_first(names) for each in stage}
     given_so_far: list[tuple[str, ...]] = []
 
     def known(asked: tuple[str, ...]) -> float:
         assert asked in given_so_far, "an order's figure is asked for once it was tried"
         return score[asked]
 
-    for each in greedy(names, known):
-        given_so_far.append(each)
+    for stage in greedy(names, known):
+        given_so_far.extend(stage)
     assert sorted(given_so_far) == sorted(score)
     best: tuple[str, ...] = ()
     expected = [best]
@@ -262,6 +271,44 @@ def test_a_stopped_search_goes_on(
     assert [each.scores for each in again.tried] == [each.scores[:1] for each in whole.tried]
     assert [each.seconds for each in again.tried[:2]] == [each.seconds for each in begun.tried]
     refused(lambda: found(tmp_path / "a", places, strategy="transfer"), "--out")
+
+
+def test_runs_at_the_same_time_give_the_same_result(
+    whole: OrderResult,
+    standin: Path,
+    places: dict[str, Any],
+    pool_backwards: type[PoolBackwards],
+    tmp_path: Path,
+) -> None:
+    out, threads = tmp_path / "search", torch.get_num_threads()
+    launched = places | {"plugins": None, "jobs": 2, "threads": threads}
+    pool_backwards.polls = 2  # after (gamma), before (beta)
+    with pytest.raises(KeyboardInterrupt):
+        found(out, launched, seeds=1, budget=3)
+    begun = OrderResult.model_validate_json((out / "order.json").read_bytes())
+    assert [each.supports for each in begun.tried] == [(), ("gamma",)]
+    again = found(out, launched, seeds=1, budget=3)
+    assert pool_backwards.most == 2
+    assert [each.supports for each in again.tried] == [(), ("beta",), ("gamma",)]
+    assert [each.scores for each in again.tried] == [each.scores[:1] for each in whole.tried[:3]]
+    best = max(again.tried, key=lambda each: (each.score, -len(each.supports)))
+    assert again.chosen == best.supports
+    assert {each.name for each in (out / "runs").iterdir()} == {
+        f"{name}-seed5" for name in ("0-", "1-beta", "1-gamma")
+    }
+    timed = found(out, launched, seeds=1, budget=None, minutes=1e-9)
+    assert [each.supports for each in timed.tried] == [()]
+
+
+def test_a_failed_run_of_a_search_is_named(
+    standin: Path, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise PlanError("no room left")
+
+    monkeypatch.setattr("hydrakit.engine.run_cell", fail)
+    launched = places | {"plugins": None, "jobs": 2}
+    refused(lambda: found(tmp_path / "a", launched), "0--seed5: no room left")
 
 
 def test_too_many_orders_for_the_budget_are_searched_greedily(

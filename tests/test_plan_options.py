@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from click.testing import CliRunner, Result
 from helpers import plugins
 
 from hydrakit.cli import main, plan_options
+from hydrakit.cli.plan_options import SCHEMA, schema_text
 from hydrakit.compare.design import make_design
 from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
@@ -29,6 +31,7 @@ from hydrakit.rounds import Hyperparameters
 from hydrakit.search.order import OrderPlanner
 
 TRAINING_COMMANDS = ["run", "plan", "compare", "tune", "order"]
+PRINT_SLOW = "print(sorted({'torch', 'pydantic', 'numpy', 'pydicom', 'scipy'} & {*sys.modules}))"
 NOT_A_BEGINNING = r"(Of|As|Whose|That|Which)\b"
 GIVEN = ["--strategy", "hydra", "--datasets", "brain,prostatex", "--profile", "recommended-0.1"]
 
@@ -127,17 +130,47 @@ def test_the_help_says_what_zero_means_and_which_default_holds() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["verdict", "--help"], ["plan", "--help"]])
-def test_the_help_loads_neither_torch_nor_before_it_is_needed_pydantic(
-    arguments: list[str],
-) -> None:
-    code = (
-        "import sys; from hydrakit.cli import main; main(sys.argv[1:], standalone_mode=False); "
-        "print(sorted({'torch', 'pydantic', 'pydicom', 'scipy'} & set(sys.modules)))"
-    )
-    command = [sys.executable, "-c", code, *arguments]
+def test_the_help_loads_nothing_slow(arguments: list[str]) -> None:
+    code = "import sys; from hydrakit.cli import main; main(sys.argv[1:], standalone_mode=False)"
+    command = [sys.executable, "-c", f"{code}; {PRINT_SLOW}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    loaded = "['pydantic']" if arguments[0] == "plan" else "[]"
-    assert done.stdout.splitlines()[-1] == loaded
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("hydrakit ver", {"verdict", "verify"}),
+        ("hydrakit run --bo", {"--body", "--bootstrap", "--body-channels", "--bootstrap-rule"}),
+        ("hydrakit run --profile pa", {"paper"}),
+        ("hydrakit verdict --me", set()),
+    ],
+)
+def test_a_shell_completes_commands_and_options_without_loading_anything_slow(
+    words: str, completed: set[str]
+) -> None:
+    code = "import atexit, sys; from hydrakit.cli import main"
+    command = f'{code}; atexit.register(lambda: exec("{PRINT_SLOW}")); main(prog_name="hydrakit")'
+    variables = {
+        "_HYDRAKIT_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", command],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **variables},
+    )
+    *lines, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert completed <= {line.removeprefix("plain,") for line in lines}
+
+
+def test_the_copy_of_the_schema_is_up_to_date() -> None:
+    """Otherwise: ``python -c 'from hydrakit.cli import plan_options as p; p.write_schema()'``."""
+    assert SCHEMA.read_text(encoding="utf-8") == schema_text()
 
 
 def test_settings_can_be_given_as_a_model_or_by_name() -> None:

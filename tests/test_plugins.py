@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 
 from hydrakit import hooks
 from hydrakit.cli import main
+from hydrakit.compute.signals import StopRequested, stoppable
 from hydrakit.errors import PluginError
 from hydrakit.hooks import DatasetAdapter, HeadFactory
 from hydrakit.names import is_name
 from hydrakit.plugins import Plugins, load_plugins
+from hydrakit.plugins.process_state import restored
 from hydrakit.plugins.registry import KINDS, PluginRecord
 
 HEAD = """
@@ -540,6 +543,24 @@ def test_what_a_plugin_changes_in_the_process_is_put_back_and_named(
     assert part in line
     assert torch.get_default_dtype() is torch.float32
     assert not PIL.ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_a_stop_within_a_plugin_is_not_its_change_of_handlers() -> None:
+    reports: list[list[str]] = []
+    after: list[object] = []
+
+    def stop() -> None:
+        with stoppable():
+            try:
+                with restored(reports.append):
+                    os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                after.append(signal.getsignal(signal.SIGTERM))
+
+    with pytest.raises(StopRequested):
+        stop()
+    assert reports == []
+    assert after == [signal.SIG_IGN]  # a repeated SIGTERM does not stop the saving of work
 
 
 def test_filters_for_one_warning_may_stay(

@@ -492,11 +492,15 @@ def test_larger_patches_are_evaluated_in_smaller_batches(
     torch.testing.assert_close(outputs, images.flatten(1).mean(dim=1))
 
 
-def notes(loaded: LoadedDataset, **context: Any) -> list[str]:
-    """Notes about bfloat16 for a run of one round of 2 epochs on the CPU."""
-    plan: Any = SimpleNamespace(rounds=[round_of("alpha", epochs=2)], ensemble=1, patch=65)
-    how = RunContext(**context), Compute(torch.device("cpu")), {"alpha": loaded}
-    return [*bfloat16.notes_of_bfloat16(plan, *how, lambda _: new_network())]
+def a_session(loaded: LoadedDataset, **context: Any) -> Any:
+    """What the note about bfloat16 needs of a session: one round of 2 epochs, on the CPU."""
+    return SimpleNamespace(
+        compute=Compute(torch.device("cpu")),
+        context=RunContext(**context),
+        plan=SimpleNamespace(rounds=[round_of("alpha", epochs=2)], ensemble=1, patch=65),
+        loaded={"alpha": loaded},
+        new_network=lambda: SimpleNamespace(new_modules=lambda _: new_network()),
+    )
 
 
 def test_a_long_run_says_how_much_faster_bfloat16_is(
@@ -505,26 +509,26 @@ def test_a_long_run_says_how_much_faster_bfloat16_is(
     gains = []
     monkeypatch.setattr(bfloat16, "measured_gain", lambda *_: gains.append(1.84) or gains[-1])
     monkeypatch.setattr(bfloat16, "cpu_has_bfloat16", lambda: True)
-    assert not notes(alpha)  # the run is short
+    assert not [*bfloat16.notes_of_bfloat16(a_session(alpha))]  # the run is short
     monkeypatch.setattr(bfloat16, "LONG", 2)
-    assert not notes(alpha, precision="float32")
+    assert not [*bfloat16.notes_of_bfloat16(a_session(alpha, precision="float32"))]
     assert not gains, "the measurement was not needed"
-    (note,) = notes(alpha)
+    (note,) = bfloat16.notes_of_bfloat16(a_session(alpha))
     assert note.startswith("this CPU trains about 1.8 times as fast with `--precision bfloat16`")
     monkeypatch.setattr(bfloat16, "measured_gain", lambda *_: 1.1)
-    assert not notes(alpha)
+    assert not [*bfloat16.notes_of_bfloat16(a_session(alpha))]
     monkeypatch.setattr(bfloat16, "cpu_has_bfloat16", lambda: False)
     monkeypatch.setattr(bfloat16, "measured_gain", lambda *_: 2.0)
-    assert not notes(alpha)
+    assert not [*bfloat16.notes_of_bfloat16(a_session(alpha))]
 
 
 def test_measuring_bfloat16_changes_no_random_number(
     alpha: LoadedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bfloat16, "STEPS", 1)
-    round, loaded, state = round_of("alpha", epochs=2), {"alpha": alpha}, torch.get_rng_state()
-    examples = TrainingExamples(alpha, round.hyperparameters, Seeds(0, 1), fixed=False)
-    assert bfloat16.images_of([round], loaded) == 2 * len(examples)
-    how = Compute(torch.device("cpu"))
-    assert bfloat16.measured_gain(round, how, loaded, lambda _: new_network()) > 0
+    session, state = a_session(alpha), torch.get_rng_state()
+    assert bfloat16.images_of(session, session.plan.rounds) == 2 * len(
+        TrainingExamples(alpha, round_of("alpha").hyperparameters, Seeds(0, 1), fixed=False)
+    )
+    assert bfloat16.measured_gain(session, session.plan.rounds[0]) > 0
     assert torch.equal(torch.get_rng_state(), state)

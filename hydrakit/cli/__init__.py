@@ -33,6 +33,7 @@ from hydrakit.cli import (
 from hydrakit.cli.printing import printing_warnings, say, say_lines
 from hydrakit.compute.signals import describe_stop, stoppable
 from hydrakit.compute.streams import OUTPUT, dependable, output_failure
+from hydrakit.compute.waiting import limit_waiting
 from hydrakit.errors import HydrakitError, one_line
 from hydrakit.plugins.guard import DEBUG, PluginFault, blame_networks, traceback_location
 
@@ -42,6 +43,7 @@ class Program(click.Group):
 
     def main(self, *args: Any, **named: Any) -> Any:
         """Run the program; the status is 1 if standard output could not be written completely."""
+        limit_waiting()
         with dependable():
             try:
                 return super().main(*args, **named)

@@ -78,6 +78,12 @@ if TYPE_CHECKING:
     help="Number of repeats of the cross-validation, each with different folds.",
 )
 @click.option(
+    "--until-told",
+    is_flag=True,
+    help="Stop when more cells can hardly change the verdict: look at the results after each fold "
+    "and pass, at levels that come to 5 % together, and drop strategies that are decided.",
+)
+@click.option(
     "--tune",
     "choices",
     multiple=True,
@@ -114,6 +120,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also evaluate the test split after every epoch, only for a figure of all strategies.",
 )
+@params.join
 @params.launcher
 @params.running_options
 @params.as_json
@@ -132,11 +139,13 @@ def compare(
     leave_out: str | None,
     holdout: bool,
     repeats: int,
+    until_told: bool,
     choices: tuple[str, ...],
     inner_folds: int | None,
     positive: str | None,
     context: RunContext,
     out: Path | None,
+    join: bool,
     dry_run: bool,
     as_json: bool,
     **settings: Any,
@@ -188,7 +197,9 @@ def compare(
                 context,
                 positive=positive,
                 out=out,
+                join=join,
                 dry_run=dry_run,
+                until_told=until_told,
                 callback=progress,
             )
     except KeyboardInterrupt as error:

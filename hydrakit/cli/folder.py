@@ -83,6 +83,8 @@ def _print_run(run: RunStatus) -> None:
         f"done{f', of {len(run.members) + 1} networks' if run.members else ''}"
     )
     _print_holder(run.holder)
+    if run.queue is not None:
+        say(f"in the queue: {run.queue}")
     if run.last is not None:
         say(f"last event: {run.last.astimezone().isoformat(timespec='seconds')}")
     rows = [
@@ -124,10 +126,14 @@ def _print_comparison(comparison: ComparisonStatus) -> None:
 
     counts = Counter(each.state for each in comparison.cells)
     states = ", ".join(
-        f"{counts[state]} {state}" for state in ("done", "begun", "failed", "waiting")
+        f"{counts[state]} {state}"
+        for state in ("done", "begun", "failed", "waiting", "not needed")
+        if counts[state] or state != "not needed"
     )
     say(f"{comparison.path}: {comparison.state}: {states} of {len(comparison.cells)} cells")
     _print_holder(comparison.holder)
+    for member in comparison.members:
+        say(f"{member} shares it, unless it was killed a moment ago")
     for each in comparison.cells:
         if each.state == "begun":
             state = "running" if each.running else "stopped"

@@ -255,13 +255,18 @@ launcher = click.option(
     help="Start processes by this launcher: local, for this machine, or that of a plugin.",
 )
 
-jobs = click.option(
-    "--jobs",
-    type=Whole(1),
-    metavar="N",
-    help="Number of processes that train at the same time.  [default: one per core; on a GPU one "
-    "per 2 cores and 4 GB of its memory]",
-)
+
+def _jobs(default: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--jobs",
+        type=Whole(1),
+        metavar="N",
+        help=f"Number of processes that train at the same time.  [default: {default}]",
+    )
+
+
+jobs = _jobs("one per core; on a GPU one per 2 cores and 4 GB of its memory")
+search_jobs = _jobs("one run after another in this process, or as --launcher says")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 join = click.option(

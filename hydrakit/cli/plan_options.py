@@ -1,13 +1,15 @@
 """Command-line options for the settings of a plan, generated from the fields of `PlanSettings`.
 
-A command with such options is a `PlanCommand`, which generates them on first use: importing
-pydantic takes longer than `hydrakit --help`.
+They come from a copy of its JSON schema, ``plan_options.json``: importing pydantic takes longer
+than completing an option in a shell. `write_schema` writes the copy again.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -52,6 +54,8 @@ FIELDS = (
     "window",
     "changes",
 )
+
+SCHEMA = Path(__file__).with_name("plan_options.json")
 
 MAX_DIGITS = 10  # of a number of channels
 
@@ -115,10 +119,21 @@ datasets = click.option(
 
 
 def _generate(fields: Collection[str]) -> list[click.Option]:
+    properties = json.loads(SCHEMA.read_bytes())
+    return [_option(name, properties[name]) for name in fields]
+
+
+def schema_text() -> str:
+    """Text of ``plan_options.json``: the JSON schema that options are generated from."""
     from hydrakit.plan.settings import PlanSettings
 
     properties = PlanSettings.model_json_schema()["properties"]
-    return [_option(name, properties[name]) for name in fields]
+    return json.dumps(properties, indent=1) + "\n"
+
+
+def write_schema() -> None:
+    """Write ``plan_options.json`` again, after a change of `PlanSettings`."""
+    SCHEMA.write_text(schema_text(), encoding="utf-8")
 
 
 def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
@@ -234,6 +249,8 @@ def component_options(value: tuple[str, ...]) -> dict[str, str]:
 
 def splits(value: tuple[str, ...]) -> dict[str, Split]:
     """Parse ``NAME=8-1-1`` into splits by dataset."""
+    if not value:
+        return {}
     from pydantic import ValidationError
 
     from hydrakit.plan.model import Split
@@ -253,6 +270,8 @@ def splits(value: tuple[str, ...]) -> dict[str, Split]:
 
 def changes(value: tuple[str, ...]) -> dict[str, Any]:
     """Parse ``PATH=VALUE`` into changes of a plan."""
+    if not value:
+        return {}
     from hydrakit.plan.edit import parse_value
 
     chosen = params.pairs(value, "PATH=VALUE, such as rounds.all.dropout=0.2")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hydrakit.runs.dry_run import DryRun
     from hydrakit.runs.evaluate import EvaluationResult
     from hydrakit.runs.rundir import RunDir
-    from hydrakit.stats.comparison import Comparison, LeaveOut
+    from hydrakit.stats.comparison import Comparison, LeaveOut, Looks
 
 
 NARROWEST = 40  # characters of a line; a smaller value of $COLUMNS is a mistake
@@ -326,7 +326,8 @@ def print_comparison(comparison: Comparison) -> None:
             (
                 comparison.label(pair.against),
                 f"{pair.difference:+{digits}}",
-                f"{pair.low:{digits}} to {pair.high:{digits}}",
+                f"{pair.low:{digits}} to {pair.high:{digits}}"
+                f"{'' if pair.level is None else f' ({100 * pair.level:.4g} %)'}",
                 p_value(pair.p),
                 p_value(pair.p_holm),
                 pair.verdict,
@@ -334,8 +335,11 @@ def print_comparison(comparison: Comparison) -> None:
             for pair in comparison.pairs
         ]
         against = f"{comparison.pairs[0].strategy} against"
-        columns = [against, "#difference", interval, "#p", "#p (Holm)", "verdict"]
+        of_pairs = "interval" if comparison.looks else interval
+        columns = [against, "#difference", of_pairs, "#p", "#p (Holm)", "verdict"]
         print_table(columns, pairs)
+    if comparison.looks is not None:
+        _print_looks(comparison, comparison.looks)
     if comparison.leave_out is not None:
         _print_left_out(comparison, comparison.leave_out)
     if comparison.subgroups:
@@ -354,11 +358,32 @@ def print_comparison(comparison: Comparison) -> None:
         if comparison.readings == comparison.wanted - len(comparison.failed)
         else f"Test labels were read {comparison.readings} times."
     )
-    if comparison.used < comparison.wanted:
+    if comparison.looks is not None:
+        from hydrakit.report.looks import looks_text
+
+        say(looks_text(comparison, comparison.looks))
+    elif comparison.used < comparison.wanted:
         say(
             f"{comparison.used} of {comparison.wanted} cells are compared: the folds of the others "
             "lack a strategy."
         )
+
+
+def _print_looks(comparison: Comparison, looks: Looks) -> None:
+    """Print the looks that were taken, and the strategies that ended before others."""
+    from hydrakit.report.looks import HEADERS, dropped_rows, look_rows
+
+    headers = [
+        each if each in ("Cells", "Against", "CI", "Then") else f"#{each}" for each in HEADERS
+    ]
+    rows = [row for row in look_rows(looks) if row[4] != "not taken"]
+    print_table(
+        [each.lower() for each in headers], rows, title=f"looks, of {len(looks.planned)} planned"
+    )
+    if looks.dropped:
+        level = f"{comparison.level:.0%} interval"
+        columns = ["ended before the others", "at", "#test AUC", level, "#cells", "#seconds"]
+        print_table(columns, dropped_rows(looks))
 
 
 def _print_left_out(comparison: Comparison, leave_out: LeaveOut) -> None:

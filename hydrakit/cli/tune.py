@@ -81,6 +81,7 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
     help="Number of pairs to try in each round with Optuna.  [default: 20]",
 )
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to this file.")
+@params.search_jobs
 @params.join
 @params.launcher
 @params.running_options
@@ -281,7 +282,7 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
     "--minutes",
     type=params.FloatOption(min=0, min_open=True),
     metavar="X",
-    help="Start no new run after this many minutes.",
+    help="Try no other order after this many minutes of training, added up over all processes.",
 )
 @click.option(
     "--out",
@@ -289,6 +290,7 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
     metavar="DIR",
     help="Folder of the search.  [default: a folder in ./runs, the same for the same search]",
 )
+@params.search_jobs
 @params.launcher
 @params.running_options
 @params.as_json

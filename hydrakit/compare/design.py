@@ -40,12 +40,13 @@ from hydrakit.plan.start import StartWeights
 from hydrakit.plugins.registry import Plugins
 from hydrakit.schema import Frozen, Name, Text, first_fault
 from hydrakit.stats.comparison import ComparedPlan
+from hydrakit.storage.claims import FOLDER as CLAIMS
 from hydrakit.storage.files import write_atomic
 from hydrakit.storage.lock import is_first_file
 from hydrakit.storage.records import read_record, writable, write_record
 
 FILE = "compare.json"
-FORMAT = 3  # latest of this file
+FORMAT = 4  # latest of this file
 MAX_CELLS = 10_000
 TUNING = ".tuning"  # suffix of the folder in which a cell is tuned
 WRITE_ELSEWHERE = "choose another folder with `--out`"
@@ -391,7 +392,7 @@ class Description(Frozen):
 
     Attributes:
         format: Version of this format: 2 without a positive class, 3 where values of a subgroup
-            are left out.
+            are left out, 4 with looks.
         hydrakit: Version of hydrakit that wrote the file.
         digest: Digest of the design, equal for all cells in the folder.
         design: Design of the last command.
@@ -402,9 +403,12 @@ class Description(Frozen):
         tuned_data: The same for tuned cells, without splits: by the key of what decides the data
             in their plans (`hydrakit.jobs.candidates.data_key`), then by dataset.
         threads: Number of CPU threads of each cell; None in older versions.
+        looks: Whether looks at the results were planned (`hydrakit.compare.looks`): seeds and
+            repeats then stay the same.
+        not_needed: Names of cells that are left out, because they can hardly change the verdict.
     """
 
-    format: Literal[1, 2, 3] = 1
+    format: Literal[1, 2, 3, 4] = 1
     hydrakit: Text
     digest: Text
     design: Design
@@ -413,6 +417,8 @@ class Description(Frozen):
     data: dict[Name, DataOrigin] = Field(default_factory=dict)
     tuned_data: dict[Text, dict[Name, DataOrigin]] = Field(default_factory=dict)
     threads: Annotated[int, Field(gt=0)] | None = None
+    looks: bool = False
+    not_needed: Annotated[tuple[str, ...], Field(max_length=MAX_CELLS)] = ()
 
 
 class CompareDir:
@@ -583,7 +589,7 @@ class CompareDir:
 
     def _is_empty(self) -> bool:
         """Whether the folder holds nothing but the first files of a command that was stopped."""
-        names = {path.name for path in self.path.iterdir()} - {"cells"}
+        names = {path.name for path in self.path.iterdir()} - {"cells", CLAIMS}
         return all(is_first_file(name) or name.startswith(f".{FILE}.") for name in names)
 
 

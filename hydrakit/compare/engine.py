@@ -5,18 +5,21 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hydrakit.compare import nested
 from hydrakit.compare.design import BASE, Cell, CompareDir, Description, Design, naming
+from hydrakit.compare.join import REPORT, START, SharedCells, refuse_different, run_shared
+from hydrakit.compare.looks import CellLooks, refuse_design, refuse_other_looks
 from hydrakit.compare.scoring import (
     ANOTHER,
     ScoredCases,
     baseline_texts,
+    cell_looks,
     compare_cells,
     refuse_other_data,
     scored_cases,
@@ -25,7 +28,7 @@ from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage
 from hydrakit.data.quality.left_out import notes_on_cases, values_to_leave_out
 from hydrakit.errors import DataError, PlanError
-from hydrakit.hooks import DatasetAdapter, Launcher
+from hydrakit.hooks import DatasetAdapter, Launcher, Task
 from hydrakit.jobs.candidates import data_key
 from hydrakit.jobs.driver import JobDriver, build_launcher, preview
 from hydrakit.jobs.job import Job
@@ -40,7 +43,8 @@ from hydrakit.runs.datasets import PlanDatasets, find_datasets, prepare_datasets
 from hydrakit.runs.earlier import with_threads
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import ComparedPlan, Comparison
-from hydrakit.storage.lock import locked
+from hydrakit.storage.claims import Member
+from hydrakit.storage.lock import joined, locked
 from hydrakit.storage.paths import using_cache
 from hydrakit.storage.records import write_record
 from hydrakit.version import version
@@ -119,7 +123,9 @@ def compare(
     *,
     positive: str | None = None,
     out: Path | None = None,
+    join: bool = False,
     dry_run: bool = False,
+    until_told: bool = False,
     callback: CompareCallback | None = None,
     **values: Any,
 ) -> CompareResult:
@@ -128,6 +134,9 @@ def compare(
     Cells run in separate processes, which load the plugins themselves. A cell that fails does not
     stop the others.
 
+    With ``join``, the same call in other processes, on any machine that sees the folder, shares the
+    cells; each of them returns the results of all.
+
     Args:
         design: Strategies to compare, and how.
         context: Where and how to compute; ``launcher`` and ``jobs`` choose the processes.
@@ -135,12 +144,16 @@ def compare(
             of all labels. A regression has none.
         out: Folder of the comparison; None for `default_out`. A comparison of the same design
             is resumed.
+        join: Whether other processes may share the comparison (`hydrakit.compare.join`).
         dry_run: Whether to stop before the first cell, with nothing written but the cache.
+        until_told: Whether cells are left out that can hardly change the verdict any more
+            (`hydrakit.compare.looks`).
         callback: Called when something happens.
         values: Values of the context by name.
 
     Raises:
-        HydrakitError: The design, the context or the data is invalid.
+        HydrakitError: The design, the context or the data is invalid; or processes work in the
+            folder that do not share the comparison, or share another.
     """
     context, callback = context_of(context, values), callback or CompareCallback()
     if not context.test:
@@ -151,7 +164,9 @@ def compare(
     plugins = context.plugins()
     trackers_of(context, plugins)  # refuses here what each cell would refuse
     launcher = build_launcher(context.launcher, plugins)
-    chosen = positive_class(plugins.get(DatasetAdapter, design.target), positive)
+    adapter = plugins.get(DatasetAdapter, design.target)
+    chosen = positive_class(adapter, positive)
+    _refuse_looks(compare_dir, design, chosen, adapter.task, join=join, until_told=until_told)
     notes: tuple[str, ...] = ()
     if design.leave_out is not None:
         compare_dir.check(design)
@@ -159,18 +174,16 @@ def compare(
             design, notes = _with_values(design, design.leave_out, context, plugins, callback)
     plans = design.plans(plugins)
     compare_dir.check(design)
+    refuse_other_looks(compare_dir, design)
     groups = len({cell.group for cell in plans})
+    asked = context.threads
     context = _with_threads_of_cells(
         compare_dir, plans, context, launcher.threads(groups), callback
     )
     processes = launcher.processes(context, groups)
-    with using_cache(context.cache):
-        cases = _prepare(design, plans, context, plugins, positive=chosen, callback=callback)
-        cases = replace(cases, notes=(*notes, *cases.notes))
-        for text in cases.notes:
-            callback.noted(text)
-        tuned = nested.check_tuning(design, plans, context, plugins, callback)
-        cases = replace(cases, tuned={**cases.tuned, **tuned})
+    cases = _checked_cases(
+        design, plans, context, plugins, positive=chosen, notes=notes, callback=callback
+    )
     assert context.threads is not None
     tracker = CellTracker(
         compare_dir,
@@ -183,23 +196,80 @@ def compare(
         baselines=baseline_texts(design, plugins, cases),
         named_plans=design.described_plans(plugins),
     )
+    if until_told or (compare_dir.begun and compare_dir.description().looks):
+        tracker.looks = cell_looks(compare_dir, design, cases, stops=until_told)
     _check_data(compare_dir, plans, cases)
     if dry_run:
         planned = tracker.planned(launcher, context, processes)
         return CompareResult(out, None, {}, planned)
     compare_dir.begin()
-    with locked(compare_dir.path):
-        compare_dir.check(design)  # again, now that no other process can write there
-        compare_dir.write_plans(design)
-        _check_data(compare_dir, plans, cases)
-        tracker.write()
+    working: AbstractContextManager[Member | None] = (
+        joined(compare_dir.path) if join else locked(compare_dir.path)
+    )
+    with working as member:
+        with member.holding(START) if member else nullcontext():
+            compare_dir.check(design)  # again, now that no other process begins there
+            _check_data(compare_dir, plans, cases)
+            if member:
+                refuse_different(tracker.description(), member, compare_dir)
+                context = _with_threads_of_cells(
+                    compare_dir, plans, context.changed(threads=asked), context.threads, callback
+                )
+                tracker.share(member, context.threads)
+            compare_dir.write_plans(design)
+            tracker.write()
         callback.begun(out, len(plans), tracker.rounds, processes)
         tracker.run(launcher, context, processes)
-        comparison = compare_cells(
-            compare_dir, design, cases, tracker.baselines, tracker.named_plans
-        )
+        comparison = tracker.compared()
         tracker.publish(comparison)
     return CompareResult(out, comparison, tracker.failures)
+
+
+def _refuse_looks(
+    compare_dir: CompareDir,
+    design: Design,
+    positive: str | None,
+    task: Task,
+    *,
+    join: bool,
+    until_told: bool,
+) -> None:
+    """Refuse to stop early where that is not possible.
+
+    Raises:
+        PlanError: The comparison has no order of looks, or is shared by several processes.
+    """
+    if until_told:
+        refuse_design(design, positive, task)
+    if join and (until_told or (compare_dir.begun and compare_dir.description().looks)):
+        raise PlanError(
+            f"{compare_dir.path}: stops early (--until-told), which machines cannot share: leave "
+            "out --join, or choose another folder with `--out`"
+        )
+
+
+def _checked_cases(
+    design: Design,
+    plans: Mapping[Cell, Plan],
+    context: RunContext,
+    plugins: Plugins,
+    *,
+    positive: str | None,
+    notes: tuple[str, ...],
+    callback: CompareCallback,
+) -> ScoredCases:
+    """Prepare the data, check all plans and candidates with it, and give notes to the callback.
+
+    Raises:
+        HydrakitError: As in `_prepare` and `nested.check_tuning`.
+    """
+    with using_cache(context.cache):
+        cases = _prepare(design, plans, context, plugins, positive=positive, callback=callback)
+        cases = replace(cases, notes=(*notes, *cases.notes))
+        for text in cases.notes:
+            callback.noted(text)
+        tuned = nested.check_tuning(design, plans, context, plugins, callback)
+    return replace(cases, tuned={**cases.tuned, **tuned})
 
 
 def _with_values(
@@ -409,8 +479,10 @@ class CellTracker:
         cases: Cases of the target.
         plugins: Plugins of this process.
         threads: Number of CPU threads of each cell.
+        member: This process among those that share the comparison; None if it is alone.
         baselines: Strategies that are baselines, each with its description (`baseline_texts`).
         named_plans: Strategies that are plans from files, each with what it is.
+        looks: Looks at the results; None if only all cells together are tested.
         ended: Cells that are done or failed.
         published: Number of ended cells when the report was last written.
         next_report: Time before which no other report is written.
@@ -423,8 +495,10 @@ class CellTracker:
     cases: ScoredCases
     plugins: Plugins
     threads: int
+    member: Member | None = None
     baselines: Mapping[str, str] = field(default_factory=dict)
     named_plans: Mapping[str, ComparedPlan] = field(default_factory=dict)
+    looks: CellLooks | None = None
     ended: set[Cell] = field(default_factory=set)
     published: int = 0
     next_report: float = 0.0
@@ -454,6 +528,15 @@ class CellTracker:
         states = self._states()
         return {name: text for name, text in states.items() if text not in ("done", "waiting")}
 
+    def share(self, member: Member, threads: int | None) -> None:
+        """Share the comparison with other processes, whose cells have this number of threads."""
+        assert threads is not None
+        self.member, self.threads = member, threads
+        for each in member.others():
+            self.callback.noted(f"{each} shares this comparison")
+        self._shared = SharedCells(member, self.compare_dir, self.plans)
+        self._shared.free_unfinished()
+
     def planned(self, launcher: Launcher, context: RunContext, processes: int) -> PlannedComparison:
         """What `run` would do."""
         open = [cell for cell, text in self._states().items() if text != "done"]
@@ -469,42 +552,89 @@ class CellTracker:
 
     def run(self, launcher: Launcher, context: RunContext, processes: int) -> None:
         """Run all cells that are not done."""
-        for cell in self.plans:
-            self.compare_dir.failure_path(cell).unlink(
-                missing_ok=True
-            )  # failed cells are tried again
+        if self.member is None:
+            for cell in self.plans:  # failed cells are tried again
+                self.compare_dir.failure_path(cell).unlink(missing_ok=True)
         self._update(before=True)
-        groups: dict[tuple[int, int, int], list[Job]] = {}
-        cells = {cell.name: cell for cell in self.plans}
+        named = {cell.name: cell for cell in self.plans}
         description = self.compare_dir.description()
-        for cell, plan in self.plans.items():
-            if cell not in self.ended:
-                job = nested.job_of(
-                    cell,
-                    plan,
-                    self.compare_dir,
-                    context,
-                    description=description,
-                    plugins=self.plugins,
-                )
-                groups.setdefault(cell.group, []).append(job)
+
+        def job_of(cell: Cell) -> Job:
+            return nested.job_of(
+                cell,
+                self.plans[cell],
+                self.compare_dir,
+                context,
+                description=description,
+                plugins=self.plugins,
+            )
+
         driver = JobDriver(
             launcher,
-            self.compare_dir.jobs,
+            self.compare_dir.jobs / (self.member.id if self.member else ""),
             processes,
             on_poll=self._poll,
-            on_lost=lambda job, how: self.callback.killed(cells[job.name], how),
+            on_lost=lambda job, how: self.callback.killed(named[job.name], how),
         )
         try:
             with driver:
-                driver.run(list(groups.values()))
+                if self.member is None:
+                    for cells in self._stages(processes):
+                        groups: dict[tuple[int, int, int], list[Job]] = {}
+                        for cell in cells:
+                            groups.setdefault(cell.group, []).append(job_of(cell))
+                        driver.run(list(groups.values()))
+                else:
+                    run_shared(
+                        self.member,
+                        driver,
+                        self._shared,
+                        processes=processes,
+                        waiting=self._open,
+                        job_of=job_of,
+                    )
         finally:
             self.write()
 
+    def _stages(self, processes: int) -> Iterator[list[Cell]]:
+        """Cells to run together: all that have not ended, or those that the next looks need."""
+        if self.looks is None:
+            yield [cell for cell in self.plans if cell not in self.ended]
+            return
+        self.looks.advance()
+        while cells := [c for c in self.looks.waiting(processes) if c not in self.ended]:
+            yield cells
+            self._update()
+            if self.looks.advance() and not self.looks.over:
+                self.write()
+                self.publish(self.compared(under_way=True))
+
+    def compared(self, *, under_way: bool = False) -> Comparison | None:
+        """Results so far; None if there are none."""
+        return compare_cells(
+            self.compare_dir,
+            self.design,
+            self.cases,
+            self.baselines,
+            self.named_plans,
+            under_way=under_way,
+            looks=self.looks,
+        )
+
     def write(self) -> None:
         """Write ``compare.json``."""
-        description = Description(
-            format=3 if self.design.leave_out else 2 if self.cases.positive is None else 1,
+        self.compare_dir.write(self.description())
+
+    def description(self) -> Description:
+        """The comparison, with the present status of its cells."""
+        return Description(
+            format=4
+            if self.looks
+            else 3
+            if self.design.leave_out
+            else 2
+            if self.cases.positive is None
+            else 1,
             hydrakit=version(),
             digest=self.design.digest,
             design=self.design,
@@ -513,8 +643,9 @@ class CellTracker:
             data=dict(self.cases.origins),
             tuned_data={key: dict(origins) for key, origins in self.cases.tuned.items()},
             threads=self.threads,
+            looks=self.looks is not None,
+            not_needed=tuple(cell.name for cell in self.looks.not_needed()) if self.looks else (),
         )
-        self.compare_dir.write(description)
 
     def publish(self, comparison: Comparison | None) -> None:
         """Write ``comparison.json`` and ``report.html``, if there are results."""
@@ -525,20 +656,18 @@ class CellTracker:
     def _poll(self) -> None:
         """Update the status of cells, and from time to time publish the results so far."""
         self._update()
+        if self.looks is not None:  # results are published at looks alone
+            return
         ended = len(self.ended)
         if ended in (self.published, len(self.plans)) or time.monotonic() < self.next_report:
+            return
+        if self.member is not None and not self.member.take(REPORT):
+            self.next_report = time.monotonic() + SECONDS_BETWEEN_REPORTS  # another publishes them
             return
         self.published = ended
         began = time.monotonic()
         with suppress(DataError):  # perhaps too few cells for an AUC; the last comparison raises it
-            comparison = compare_cells(
-                self.compare_dir,
-                self.design,
-                self.cases,
-                self.baselines,
-                self.named_plans,
-                under_way=True,
-            )
+            comparison = self.compared(under_way=True)
             self.publish(comparison)
             if comparison is not None:
                 now = time.monotonic()

@@ -91,7 +91,8 @@ def find_cells(comparison: Path, strategy: str, *, allow_missing: bool = False) 
         raise PlanError(f"{comparison}: {unknown('strategy', strategy, design.all_strategies)}")
     cells = [cell for cell in design.cells() if cell.strategy == strategy]
     done = [cell for cell in cells if compare_dir.status(cell) == "done"]
-    missing = [cell for cell in cells if cell not in done]
+    left_out = set(description.not_needed)
+    missing = [cell for cell in cells if cell not in done and cell.name not in left_out]
     if missing and not (done and allow_missing):
         remedy = "continue the comparison with the `hydrakit compare` command that began it"
         if done:
@@ -302,7 +303,13 @@ def _notes(cells: StrategyCells) -> tuple[str, ...]:
     comparison = _comparison(cells)
     results = comparison.strategies if comparison else ()
     own = next((each for each in results if each.name == cells.strategy), None)
-    if own is None:
+    looks = comparison.looks if comparison else None
+    if looks and any(each.name == cells.strategy for each in looks.dropped):
+        notes.append(
+            "No expected figure: the comparison with the strategy ended before that with others, "
+            "so that not all of its cells were trained."
+        )
+    elif own is None:
         notes.append(
             "No expected figure: the comparison has no joint results of the strategy, since no "
             "fold is finished by all strategies."

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from hydrakit.compare.design import Cell, CompareDir, Design
+from hydrakit.compare.looks import CellLooks
 from hydrakit.compare.nested import tuned_cells
 from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.prepared.index import Index
@@ -18,18 +19,23 @@ from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, SequenceStrategy, Task
 from hydrakit.jobs.candidates import Origins, data_key
 from hydrakit.models.intensity import STATISTICS
-from hydrakit.plan.results import Results
+from hydrakit.plan.results import Event
 from hydrakit.plugins.registry import Plugins
-from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.rundir import TRACE, RunDir
 from hydrakit.stats.comparison import (
     ComparedPlan,
     Comparison,
+    DroppedStrategy,
     EpochTrace,
     LeaveOut,
+    Looks,
+    PairLook,
     StrategyPair,
     StrategyResult,
+    TakenLook,
 )
 from hydrakit.stats.findings import Findings, Subgroups
+from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.label_cells import has_label
 from hydrakit.stats.metrics import auc, mean_absolute_error
 from hydrakit.stats.paired import Measure, PairedDifference
@@ -171,11 +177,13 @@ def compare_cells(
     plans: Mapping[str, ComparedPlan] = MappingProxyType({}),
     *,
     under_way: bool = False,
+    looks: CellLooks | None = None,
 ) -> Comparison | None:
     """Compare the strategies by the cells that are done; None if no fold has all strategies.
 
     A (seed, repeat, fold) is used if all strategies have finished it, so that all strategies are
-    compared on the same findings.
+    compared on the same findings. With looks, the cells of the last look are used, and each pair is
+    that of the last look at it; None if no look was taken.
 
     Args:
         compare_dir: Folder of the comparison.
@@ -184,6 +192,7 @@ def compare_cells(
         baselines: Strategies that are baselines, each with its description.
         plans: Strategies that are plans from files, each with what it is.
         under_way: Whether cells are still running.
+        looks: Looks that were taken; None if only all cells together are tested.
 
     Raises:
         DataError: Cells contradict one another, or no fold has findings of both classes.
@@ -193,18 +202,29 @@ def compare_cells(
     status = {cell: compare_dir.status(cell) for cell in cells}
     missing = {cell.group for cell in cells if status[cell] != "done"}
     used = [cell for cell in cells if cell.group not in missing]
+    if looks is not None:
+        used = looks.used()
     if not used:
         return None
     refuse_other_data(compare_dir, used, cases)
     cells_of = {
-        name: [cell for cell in used if cell.strategy == name] for name in design.all_strategies
+        name: each
+        for name in design.all_strategies
+        if (each := [cell for cell in used if cell.strategy == name])
     }
-    scored = _scored(compare_dir, cells_of, cases, whole_patients=design.leave_out is None)
+    records = {
+        name: [_read(compare_dir, cell, cases) for cell in each] for name, each in cells_of.items()
+    }
+    scored = _scored(records, cases, whole_patients=design.leave_out is None)
     first = scored.one
-    pairs = _pairs(scored.differences(), baselines, scored.second_differences())
+    pairs = (
+        _pairs(scored.differences(), baselines, scored.second_differences())
+        if looks is None
+        else _pairs_of_looks(looks, baselines)
+    )
     positives = int((first.labels == 1).sum()) if cases.measure == "AUC" else 0
     return Comparison(
-        format=3 if design.leave_out else 1 if cases.measure == "AUC" else 2,
+        format=4 if looks else 3 if design.leave_out else 1 if cases.measure == "AUC" else 2,
         hydrakit=version(),
         digest=design.digest,
         datasets=design.datasets,
@@ -219,13 +239,13 @@ def compare_cells(
         negatives=len(first.findings) - positives if cases.measure == "AUC" else 0,
         patients=len(np.unique(first.patients)),
         strategies=tuple(
-            _strategy_result(compare_dir, name, cells, cases, scored.figures(name))
-            for name, cells in cells_of.items()
+            _strategy_result(name, each, scored.figures(name)) for name, each in records.items()
         ),
         baselines=dict(baselines),
         pairs=pairs,
         verdict="\n".join(pair.text for pair in pairs) or "One strategy: nothing to compare with.",
-        readings=sum(readings_of(RunDir(compare_dir.cell(cell))) for cell in cells),
+        readings=sum(record.readings for each in records.values() for record in each)
+        + sum(readings_of(RunDir(compare_dir.cell(cell))) for cell in {*cells} - {*used}),
         wanted=len(cells),
         done=sum(each == "done" for each in status.values()),
         under_way=under_way,
@@ -239,11 +259,7 @@ def compare_cells(
         images=int(first.images.sum()),
         tuned=tuned_cells(compare_dir, used) if design.tune else (),
         plans=dict(plans),
-        traces=tuple(
-            trace
-            for name, each in cells_of.items()
-            if (trace := _trace(name, [RunDir(compare_dir.cell(cell)) for cell in each]))
-        ),
+        traces=tuple(trace for name, each in records.items() if (trace := _trace(name, each))),
         subgroups=tuple(
             each for each in scored.subgroups(cases.subgroups) if each.name != design.leave_out
         ),
@@ -255,21 +271,161 @@ def compare_cells(
             values=scored.by_fold(design.left_out_values),
             notes=cases.notes,
         ),
+        looks=None if looks is None else _looks(compare_dir, looks, cases),
     )
 
 
+def cell_looks(
+    compare_dir: CompareDir, design: Design, cases: ScoredCases, *, stops: bool
+) -> CellLooks:
+    """The looks at a comparison of the AUC of a class.
+
+    Args:
+        compare_dir: Folder of the comparison.
+        design: Design of the comparison.
+        cases: Cases of the target.
+        stops: Whether cells that can hardly change the verdict are left out.
+    """
+
+    def rows_of(cells: Sequence[Cell]) -> list[Row]:
+        return _test_rows(compare_dir, cells, cases)
+
+    return CellLooks(compare_dir, design, rows_of, stops=stops)
+
+
+def _pairs_of_looks(looks: CellLooks, baselines: Mapping[str, str]) -> tuple[StrategyPair, ...]:
+    """The pairs at the last look at each of them, with what the looks mean for them."""
+    results = looks.results()
+    differences = {
+        (looks.first, name): replace(at.pair, p=at.p) for name, (_, at) in results.items()
+    }
+    pairs = _pairs(differences, baselines, {}, looks=len(looks.series.looks))
+    return tuple(
+        pair.model_copy(
+            update={
+                "level": at.pair.level,
+                "p": at.pair.p,
+                "text": f"{pair.text} {looks.sentence(pair.against, decided=pair.verdict)}",
+            }
+        )
+        for pair in pairs
+        for at in [results[pair.against][1]]
+    )
+
+
+def _looks(compare_dir: CompareDir, looks: CellLooks, cases: ScoredCases) -> Looks:
+    """The looks as data."""
+    series = looks.series
+    planned = [
+        TakenLook(
+            cells=looks.text(number),
+            time=look.time,
+            level=level,
+            pairs=tuple(
+                PairLook(
+                    against=name,
+                    difference=each.pair.difference,
+                    low=each.pair.low,
+                    high=each.pair.high,
+                    p=each.pair.p,
+                    p_looks=each.p,
+                    chance=each.chance,
+                    ended=each.reason,
+                )
+                for at_look in series.taken[number - 1 : number]
+                for name, each in at_look.items()
+            ),
+        )
+        for number, (look, level) in enumerate(
+            zip(series.looks, series.levels, strict=True), start=1
+        )
+    ]
+    dropped = []
+    for name, number in looks.dropped().items():
+        cells = looks.cells(series.looks[number - 1], (name,)) if number else []
+        figures: dict[str, float] = {}
+        if cells:
+            area = mean_auc(gather(_test_rows(compare_dir, cells, cases)), level=LEVEL)
+            figures = {"auc": area.auc, "low": area.low, "high": area.high}
+        dropped.append(
+            DroppedStrategy(
+                name=name,
+                look=number,
+                failed=name in looks.failed,
+                cells=len(cells),
+                seconds=sum(_read(compare_dir, cell, cases).seconds for cell in cells),
+                **figures,
+            )
+        )
+    return Looks(
+        stops=looks.stops,
+        planned=tuple(planned),
+        needed=len(looks.needed()),
+        dropped=tuple(dropped),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What the files of a finished cell say; each of them is read once.
+
+    Attributes:
+        rows: Scores of the test cases, by class or label; by None for numbers.
+        validation: Validation figure of the final network: AUC, or mean absolute error.
+        seconds: Training time.
+        shared: Number of rounds that came from another cell.
+        readings: Number of times that the test labels were read.
+        trace: Number of an epoch, over all rounds, and the test figure after it.
+    """
+
+    rows: Mapping[str | None, list[Row]]
+    validation: float
+    seconds: float
+    shared: int
+    readings: int
+    trace: Sequence[tuple[int, float]]
+
+
+def _read(compare_dir: CompareDir, cell: Cell, cases: ScoredCases) -> _Record:
+    """Read the files of a finished cell.
+
+    Raises:
+        DataError: A case is no longer in the data, or the validation cases give no figure.
+        PlanError: A file cannot be read.
+    """
+    run = RunDir(compare_dir.cell(cell))
+    results = run.results()
+    assert results is not None
+    predictions = _predictions(compare_dir, cell)
+    test = [row for row in predictions if row["split"] == "test"]
+    outputs: tuple[str | None, ...] = (cases.positive,)
+    if cases.measure != "AUC":
+        outputs = (None,) if cases.measure == "mae" else cases.classes
+    events = _events(run)
+    return _Record(
+        rows={output: _rows(compare_dir, cell, test, cases, output) for output in outputs},
+        validation=_validation(
+            compare_dir, cell, [row for row in predictions if row["split"] == "val"], cases
+        ),
+        seconds=results.seconds,
+        shared=sum(event.event == "round shared" for each in events for event in each),
+        readings=_readings(events),
+        trace=list(_trace_of(run)),
+    )
+
+
+def _test_rows(compare_dir: CompareDir, cells: Iterable[Cell], cases: ScoredCases) -> list[Row]:
+    """Scores of the test cases of several cells for the positive class."""
+    return [row for cell in cells for row in _read(compare_dir, cell, cases).rows[cases.positive]]
+
+
 def _scored(
-    compare_dir: CompareDir,
-    cells_of: Mapping[str, Sequence[Cell]],
-    cases: ScoredCases,
-    *,
-    whole_patients: bool,
+    records: Mapping[str, Sequence[_Record]], cases: ScoredCases, *, whole_patients: bool
 ) -> ScoredStrategies:
     """Test scores of all strategies.
 
     Args:
-        compare_dir: Folder of the comparison.
-        cells_of: Cells of each strategy.
+        records: Finished cells of each strategy.
         cases: Cases of the target.
         whole_patients: Whether a pass tests all findings of a patient in one fold.
 
@@ -278,7 +434,10 @@ def _scored(
     """
 
     def rows_of(output: str | None) -> dict[str, list[Row]]:
-        return {name: _rows(compare_dir, each, cases, output) for name, each in cells_of.items()}
+        return {
+            name: [row for record in each for row in record.rows[output]]
+            for name, each in records.items()
+        }
 
     if cases.measure == "AUC":
         of_class = rows_of(cases.positive)
@@ -307,6 +466,8 @@ def _pairs(
     differences: Mapping[tuple[str, str], PairedDifference],
     baselines: Mapping[str, str],
     second: Mapping[tuple[str, str], Mapping[str, float]],
+    *,
+    looks: int = 1,
 ) -> tuple[StrategyPair, ...]:
     """The first strategy compared with every baseline, then with every other strategy."""
     ordered = dict(sorted(differences.items(), key=lambda item: item[0][1] not in baselines))
@@ -326,35 +487,39 @@ def _pairs(
             text=verdict.text,
             **second.get((verdict.first, verdict.second), {}),
         )
-        for verdict in verdicts(ordered, baselines=baselines, level=LEVEL)
+        for verdict in verdicts(ordered, baselines=baselines, looks=looks, level=LEVEL)
     )
 
 
 def _strategy_result(
-    compare_dir: CompareDir,
-    name: str,
-    cells: Sequence[Cell],
-    cases: ScoredCases,
-    figures: Mapping[str, Any],
+    name: str, records: Sequence[_Record], figures: Mapping[str, Any]
 ) -> StrategyResult:
     return StrategyResult(
         name=name,
-        val=float(np.mean([_validation(compare_dir, cell, cases) for cell in cells])),
-        seconds=sum(_results(compare_dir, cell).seconds for cell in cells),
-        shared=sum(_shared(RunDir(compare_dir.cell(cell))) for cell in cells),
+        val=float(np.mean([each.validation for each in records])),
+        seconds=sum(each.seconds for each in records),
+        shared=sum(each.shared for each in records),
         **figures,
     )
 
 
-def _trace(strategy: str, runs: Sequence[RunDir]) -> EpochTrace | None:
+def _trace_of(run: RunDir) -> Iterator[tuple[int, float]]:
+    """Numbers of epochs over all rounds, and test figures after them; none without a trace."""
+    if not any((folder / TRACE).is_file() for folder in run.round_folders()):
+        return
+    before = 0
+    for number, round in enumerate(run.plan().rounds, start=1):
+        for point in run.trace(number, round):
+            yield before + point.epoch, point.test_auc
+        before += len(run.epochs(number, round))
+
+
+def _trace(strategy: str, records: Sequence[_Record]) -> EpochTrace | None:
     """Test figure after every epoch, over the cells of a strategy; None if none recorded it."""
     values: dict[int, list[float]] = {}
-    for run in runs:
-        before = 0
-        for number, round in enumerate(run.plan().rounds, start=1):
-            for point in run.trace(number, round):
-                values.setdefault(before + point.epoch, []).append(point.test_auc)
-            before += len(run.epochs(number, round))
+    for record in records:
+        for epoch, figure in record.trace:
+            values.setdefault(epoch, []).append(figure)
     if not values:
         return None
     epochs = sorted(values)
@@ -370,12 +535,6 @@ def _trace(strategy: str, runs: Sequence[RunDir]) -> EpochTrace | None:
     )
 
 
-def _results(compare_dir: CompareDir, cell: Cell) -> Results:
-    results = RunDir(compare_dir.cell(cell)).results()
-    assert results is not None
-    return results
-
-
 def predictions_of(compare_dir: CompareDir, cell: Cell, split: str) -> list[dict[str, str]]:
     """Rows of a cell's ``predictions.csv`` for the cases of a split.
 
@@ -383,57 +542,68 @@ def predictions_of(compare_dir: CompareDir, cell: Cell, split: str) -> list[dict
         DataError: The file cannot be read.
         PlanError: It was changed.
     """
+    return [row for row in _predictions(compare_dir, cell) if row["split"] == split]
+
+
+def _predictions(compare_dir: CompareDir, cell: Cell) -> list[dict[str, str]]:
+    """Rows of a cell's ``predictions.csv``."""
     path = RunDir(compare_dir.cell(cell)).file("predictions.csv")
     with readable(path, f"delete {path.parent} and run again", error=DataError):
         rows = read_rows(path)
         if not all("split" in row for row in rows):
             raise ValueError("it has no column 'split'")
-        return [row for row in rows if row["split"] == split]
+    return rows
 
 
 def _rows(
-    compare_dir: CompareDir, cells: Sequence[Cell], cases: ScoredCases, output: str | None
+    compare_dir: CompareDir,
+    cell: Cell,
+    predictions: Sequence[Mapping[str, str]],
+    cases: ScoredCases,
+    output: str | None,
 ) -> list[Row]:
-    """Scores of the test cases of several cells.
+    """Scores of the test cases of a cell.
 
     The scores of a label alone lack the cases for which it is unknown. Beside other labels they are
     there, so that all labels have the same findings.
 
     Args:
         compare_dir: Folder of the comparison.
-        cells: The cells.
+        cell: The cell.
+        predictions: Rows of its test cases.
         cases: Cases of the target.
         output: Class or label of the scores; None for numbers.
 
     Raises:
         DataError: A case is no longer in the data.
     """
-    rows = []
-    for cell in cells:
-        for row in predictions_of(compare_dir, cell, "test"):
-            key, finding = row["key"], row.get("finding")
-            if key not in cases.patient or cases.finding[key] != finding:
-                change = ", which is no longer in the data"
-                if key in cases.patient:
-                    change = f" of finding {finding!r}, but its finding has changed in the data"
-                raise DataError(
-                    f"{compare_dir.cell(cell)}: tested {key!r}{change}: restore the data, or "
-                    f"{ANOTHER}"
+    rows, measure = [], cases.measure
+    for row in predictions:
+        key = row["key"]
+        finding = cases.finding.get(key)  # not the text in the row: one for all cells
+        if key not in cases.patient or finding is None or finding != row.get("finding"):
+            change = ", which is no longer in the data"
+            if key in cases.patient:
+                change = (
+                    f" of finding {row.get('finding')!r}, but its finding has changed in the data"
                 )
-            label = _label(row, output, cases)
-            if label is None and cases.measure == "AUC":
-                continue
-            rows.append(
-                Row(
-                    finding=finding,
-                    patient=cases.patient[key],
-                    label=label,
-                    score=_score(row, output),
-                    seed=cell.seed,
-                    repeat=cell.repeat,
-                    fold=cell.fold,
-                )
+            raise DataError(
+                f"{compare_dir.cell(cell)}: tested {key!r}{change}: restore the data, or {ANOTHER}"
             )
+        label = _label(row, output, cases)
+        if label is None and measure == "AUC":
+            continue
+        rows.append(
+            Row(
+                finding=finding,
+                patient=cases.patient[key],
+                label=label,
+                score=_score(row, output),
+                seed=cell.seed,
+                repeat=cell.repeat,
+                fold=cell.fold,
+            )
+        )
     return rows
 
 
@@ -452,9 +622,10 @@ def _score(row: Mapping[str, str], output: str | None) -> float:
     return float(row["predicted"] if output is None else row[f"p_{output}"])
 
 
-def _validation(compare_dir: CompareDir, cell: Cell, cases: ScoredCases) -> float:
+def _validation(
+    compare_dir: CompareDir, cell: Cell, rows: Sequence[Mapping[str, str]], cases: ScoredCases
+) -> float:
     """Validation figure of the final network of a cell: AUC, or mean absolute error."""
-    rows = predictions_of(compare_dir, cell, "val")
     if cases.measure == "mae":
         predicted = [_score(row, None) for row in rows]
         return mean_absolute_error(predicted, [float(row["label"]) for row in rows])
@@ -474,14 +645,18 @@ def _validation(compare_dir: CompareDir, cell: Cell, cases: ScoredCases) -> floa
 
 def readings_of(run: RunDir) -> int:
     """Number of times that the test labels of a run were read, by its ``events.jsonl``."""
-    events = run.events()
-    for member in run.begun_members():  # the run reads the labels for all networks of an ensemble
-        events += [each for each in member.events() if each.by != "ensemble"]
-    evaluations = [each for each in events if each.event == "evaluated"]
-    tests = sum(each.event == "test read" for each in events)
+    return _readings(_events(run))
+
+
+def _events(run: RunDir) -> list[list[Event]]:
+    """Events of each network of a run, those of the run itself first."""
+    return [each.events() for each in (run, *run.begun_members())]
+
+
+def _readings(events: Sequence[Sequence[Event]]) -> int:
+    own, *others = events
+    # The run reads the labels for all networks of an ensemble.
+    read = [*own, *(each for member in others for each in member if each.by != "ensemble")]
+    evaluations = [each for each in read if each.event == "evaluated"]
+    tests = sum(each.event == "test read" for each in read)
     return tests + sum(each.split in ("test", "all") for each in evaluations)
-
-
-def _shared(run: RunDir) -> int:
-    networks = [run, *run.begun_members()]
-    return sum(event.event == "round shared" for each in networks for event in each.events())

@@ -15,8 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -382,6 +382,79 @@ def _naming(values: PlanValues) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class InnerRun:
+    """A run of a candidate on an inner fold.
+
+    Attributes:
+        digest: SHA-256 of the plan and of the contents of its datasets.
+        plan: Plan of the candidate, with the inner fold in the place of its test split.
+        values: Values of the candidate, by path.
+        fold: Number of the inner fold.
+        out: Folder of the run.
+        origins: What the run must be computed from, by dataset.
+    """
+
+    digest: str
+    plan: Plan
+    values: dict[str, Any]
+    fold: int
+    out: Path
+    origins: Mapping[str, DataOrigin]
+
+    @property
+    def beginning(self) -> str:
+        """Digest that runs have in common if they train the same first round on the same fold."""
+        return self.plan.model_copy(update={"rounds": self.plan.rounds[:1]}).digest()
+
+    def result(self, folds: int, *, diverged: bool) -> InnerResult:
+        """Result of the run, read from its folder; without figures if training diverged."""
+        result = InnerResult(
+            digest=self.digest,
+            values=self.values,
+            fold=self.fold,
+            folds=folds,
+            score=None,
+            loss=None,
+            findings=None,
+            seconds=0.0,
+        )
+        if diverged:
+            return result
+        results = RunDir(self.out).results()
+        assert results is not None
+        figures = results.tested.figures
+        changes: dict[str, Any] = {"seconds": sum(each.seconds for each in results.rounds)}
+        if math.isfinite(figures.score) and math.isfinite(figures.loss):
+            changes |= {"score": figures.score, "loss": figures.loss}
+            changes["findings"] = results.tested.findings
+        return result.model_copy(update=changes)
+
+
+TrainInner = Callable[[Sequence[InnerRun]], Generator[tuple[InnerRun, bool]]]
+"""Trains runs on inner folds; yields each one when it has ended, and whether training diverged."""
+
+
+def in_turn(train: Callable[[InnerRun], object]) -> TrainInner:
+    """Train runs one after another in this process.
+
+    Args:
+        train: Function that trains a run in its folder.
+    """
+
+    def train_all(runs: Sequence[InnerRun]) -> Generator[tuple[InnerRun, bool]]:
+        for run in runs:
+            diverged = False
+            try:
+                with _naming(run.values):
+                    train(run)
+            except DivergedError:
+                diverged = True
+            yield run, diverged
+
+    return train_all
+
+
+@dataclass(frozen=True)
 class CandidateSearch:
     """Trains and tests candidates on inner folds, and chooses one.
 
@@ -396,7 +469,7 @@ class CandidateSearch:
         folds: Number of inner folds.
         plugins: Plugins of this process.
         origins: What the runs must be computed from (`CandidateCheck.origins`).
-        train: Function that runs a plan in a folder, on data with these origins.
+        train: Function that trains runs. The order in which they end changes no choice.
         on_run: Called with the numbers of finished runs and of all runs.
     """
 
@@ -406,7 +479,7 @@ class CandidateSearch:
     folds: int
     plugins: Plugins
     origins: Origins
-    train: Callable[[Plan, Path, Mapping[str, DataOrigin]], RunDir]
+    train: TrainInner
     on_run: Callable[[int, int], None] = lambda done, of: None
 
     def run(self) -> CandidateTable:
@@ -422,25 +495,37 @@ class CandidateSearch:
         with locked(self.folder):
             return self._run()
 
-    def _run(self) -> CandidateTable:
-        known = read_results(self.folder)
-        table = CandidateTable(
-            hydrakit=version(),
-            plan=self.plan.digest(),
-            target=self.plan.target,
-            folds=self.folds,
-            of=len(self.candidates),
-            tried=(),
-        )
+    @property
+    def runs(self) -> list[list[InnerRun]]:
+        """The runs of each candidate, in order of the inner folds."""
+        runs = []
         for values in self.candidates:
-            changed = with_values(self.plan, values, self.plugins)
-            results = []
-            for fold in range(self.folds):
-                results.append(self._result(changed, dict(values), fold, known))
-                done = len(table.tried) * self.folds + fold + 1
-                self.on_run(done, len(self.candidates) * self.folds)
-            table = table.model_copy(update={"tried": (*table.tried, Candidate.of(results))})
-            write_record(self.folder / FILE, table)
+            plan = with_values(self.plan, values, self.plugins)
+            runs.append([self._inner_run(plan, dict(values), fold) for fold in range(self.folds)])
+        return runs
+
+    def _inner_run(self, plan: Plan, values: dict[str, Any], fold: int) -> InnerRun:
+        inner = with_inner_fold(plan, fold, self.folds)
+        origins = self.origins[data_key(inner)]
+        contents = {name: each.content for name, each in origins.items()}
+        digest = _digest([inner.digest(), contents])
+        return InnerRun(digest, inner, values, fold, self.folder / "runs" / digest[:16], origins)
+
+    def _run(self) -> CandidateTable:
+        by_candidate, known = self.runs, read_results(self.folder)
+        runs = [run for each in by_candidate for run in each]
+        for run in runs:
+            if run.digest in known:
+                self._tidy(run, known[run.digest])
+        table = self._write(None, by_candidate, known)
+        waiting = {run.digest: run for run in runs if run.digest not in known}
+        with closing(self.train(list(waiting.values()))) as ended:
+            for run, diverged in ended:
+                result = known[run.digest] = run.result(self.folds, diverged=diverged)
+                append_line(self.folder / RESULTS, result.model_dump_json())
+                self._tidy(run, result)
+                self.on_run(sum(each.digest in known for each in runs), len(runs))
+                table = self._write(table, by_candidate, known)
         scored = [
             (each.score, -each.loss, -index)
             for index, each in enumerate(table.tried)
@@ -455,58 +540,40 @@ class CandidateSearch:
         write_record(self.folder / FILE, table)
         return table
 
-    def _result(
-        self, plan: Plan, values: dict[str, Any], fold: int, known: dict[str, InnerResult]
-    ) -> InnerResult:
-        """Result of a candidate on an inner fold: stored before, or of a run."""
-        inner = with_inner_fold(plan, fold, self.folds)
-        origins = self.origins[data_key(inner)]
-        contents = {name: each.content for name, each in origins.items()}
-        digest = _digest([inner.digest(), contents])
-        run = RunDir(self.folder / "runs" / digest[:16])
-        if digest not in known:
-            diverged = InnerResult(
-                digest=digest,
-                values=values,
-                fold=fold,
-                folds=self.folds,
-                score=None,
-                loss=None,
-                findings=None,
-                seconds=0.0,
-            )
-            known[digest] = self._train(inner, run, origins, diverged)
-            append_line(self.folder / RESULTS, known[digest].model_dump_json())
-        result = known[digest]
-        if run.path.is_dir():
-            if result.score is None:
-                delete(self.folder, run.path)  # its unfinished round can be of no use
-            else:
-                _delete_weights(run)
-        return result
-
-    def _train(
-        self, plan: Plan, run: RunDir, origins: Mapping[str, DataOrigin], diverged: InnerResult
-    ) -> InnerResult:
-        """Run a candidate on an inner fold; return ``diverged`` if training diverges."""
-        try:
-            with _naming(diverged.values):
-                results = self.train(plan, run.path, origins).results()
-        except DivergedError:
-            return diverged
-        assert results is not None
-        figures = results.tested.figures
-        seconds = sum(each.seconds for each in results.rounds)
-        if not (math.isfinite(figures.score) and math.isfinite(figures.loss)):
-            return diverged.model_copy(update={"seconds": seconds})
-        return diverged.model_copy(
-            update={
-                "score": figures.score,
-                "loss": figures.loss,
-                "findings": results.tested.findings,
-                "seconds": seconds,
-            }
+    def _write(
+        self,
+        before: CandidateTable | None,
+        by_candidate: Sequence[Sequence[InnerRun]],
+        known: Mapping[str, InnerResult],
+    ) -> CandidateTable:
+        """Write the table of the candidates whose runs have all ended, if it has grown."""
+        tried = tuple(
+            Candidate.of([known[run.digest] for run in runs])
+            for runs in by_candidate
+            if all(run.digest in known for run in runs)
         )
+        if before is not None and len(tried) == len(before.tried):
+            return before
+        table = CandidateTable(
+            hydrakit=version(),
+            plan=self.plan.digest(),
+            target=self.plan.target,
+            folds=self.folds,
+            of=len(self.candidates),
+            tried=tried,
+        )
+        if tried:
+            write_record(self.folder / FILE, table)
+        return table
+
+    def _tidy(self, run: InnerRun, result: InnerResult) -> None:
+        """Delete what a run with a result needs no more."""
+        if not run.out.is_dir():
+            return
+        if result.score is None:
+            delete(self.folder, run.out)  # its unfinished round can be of no use
+        else:
+            _delete_weights(RunDir(run.out))
 
 
 def read_results(folder: Path) -> dict[str, InnerResult]:

@@ -55,7 +55,7 @@ class JobDriver:
     Args:
         launcher: Runs the jobs.
         folder: Folder for the files of the jobs and of the launcher.
-        processes: Number of jobs that run at the same time (`Launcher.processes`).
+        processes: Number of jobs that run at the same time (`Launcher.processes`), an attribute.
         on_poll: Called a few times per second.
         on_lost: Called with a job and a description, when its process ended unexpectedly.
     """
@@ -71,7 +71,7 @@ class JobDriver:
     ) -> None:
         self._launcher = launcher
         self._folder = folder
-        self._processes = processes
+        self.processes = processes
         self._on_poll = on_poll
         self._on_lost = on_lost
         self._losses: Counter[str] = Counter()
@@ -109,7 +109,7 @@ class JobDriver:
             job.failure_path.unlink(missing_ok=True)  # failed jobs are tried again
             self._waiting.add(job.name)
         if groups:
-            self._launcher.submit(groups, self._folder, processes=self._processes)
+            self._launcher.submit(groups, self._folder, processes=self.processes)
 
     def poll(self) -> list[Job]:
         """Wait for at most about half a second; return the jobs that ended, done or failed."""
@@ -121,7 +121,7 @@ class JobDriver:
             self._waiting.discard(job.name)
             ended.append(job)
         if again:
-            self._launcher.submit(again, self._folder, processes=self._processes)
+            self._launcher.submit(again, self._folder, processes=self.processes)
         self._write_states()
         self._on_poll()
         return ended

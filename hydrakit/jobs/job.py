@@ -18,8 +18,8 @@ from pydantic import Field
 from hydrakit import engine
 from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import HydrakitError, one_line
-from hydrakit.jobs.candidates import CandidateSearch, data_key, with_values
-from hydrakit.jobs.states import failure_path, status_of
+from hydrakit.jobs.candidates import CandidateSearch, InnerRun, data_key, in_turn, with_values
+from hydrakit.jobs.states import DIVERGED, failure_lines, failure_path, status_of
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.guard import PluginFault, describe_error
 from hydrakit.plugins.registry import Plugins
@@ -29,6 +29,7 @@ from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.storage.files import write_atomic
 from hydrakit.storage.records import read_record, writable, write_record
+from hydrakit.training.loop import DivergedError
 from hydrakit.version import version
 
 
@@ -90,6 +91,11 @@ class Job(Frozen):
             return "done"
         return status_of(self.out)
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the job failed because training diverged, which is a result for a search."""
+        return failure_lines(self.out)[:1] == [DIVERGED]
+
     def write(self, folder: Path) -> Path:
         """Write the job's file into a folder, with absolute paths; return its path.
 
@@ -143,6 +149,8 @@ def run_job(job: Job) -> None:
     """
     try:
         train_job(job)
+    except DivergedError as error:
+        job.write_failure(f"{DIVERGED}\n{one_line(str(error))}")
     except PluginFault as error:
         where = f" (traceback: {job.failure_path})" if error.__cause__ else ""
         job.write_failure(f"{traceback.format_exc()}{one_line(str(error))}{where}")
@@ -171,8 +179,8 @@ def train_job(
         return run(job.plan, job.context, job.out, job.expected, job.group)
     inner = job.context.changed(trace_test=False, round_cache=choice.rounds)
 
-    def train(plan: Plan, path: Path, origins: Mapping[str, DataOrigin]) -> RunDir:
-        return run(plan, inner, path, origins, f"{job.group}.tuning")
+    def train(each: InnerRun) -> RunDir:
+        return run(each.plan, inner, each.out, each.origins, f"{job.group}.tuning")
 
     table = CandidateSearch(
         folder=choice.folder,
@@ -181,7 +189,7 @@ def train_job(
         folds=choice.folds,
         plugins=plugins,
         origins=choice.origins,
-        train=train,
+        train=in_turn(train),
     ).run()
     chosen = with_values(job.plan, table.best.values, plugins)
     return run(chosen, job.context, job.out, choice.origins[data_key(chosen)], job.group)

@@ -12,7 +12,14 @@ from hydrakit.storage.files import MIB, read_whole
 from hydrakit.storage.records import read_value
 
 FAILED = ".failed"  # suffix of the file that says why a job failed
+JOBS = ".jobs"  # suffix of the folder for files of the launcher of a single run
+DIVERGED = "training diverged"  # first line of this file, if that is why
 STATES = "states.json"  # states of queued and running jobs, as the launcher last reported them
+
+
+def jobs_of_run(out: Path) -> Path:
+    """Folder for the files of the job and of the launcher of a single run."""
+    return out.with_name(f"{out.name}{JOBS}")
 
 
 def failure_path(out: Path) -> Path:
@@ -28,15 +35,27 @@ def status_of(out: Path) -> str:
     """
     if RunDir(out).whole:
         return "done"
-    path = failure_path(out)
     try:
-        content = read_whole(path, max_bytes=MIB)
-    except FileNotFoundError:
-        return "waiting"
+        lines = failure_lines(out)
     except (OSError, ValueError):
-        return f"{path}: cannot be read"
-    lines = content.decode("utf-8", "replace").split("\n")
+        return f"{failure_path(out)}: cannot be read"
+    if not lines:
+        return "waiting"
     return next((one_line(line) for line in reversed(lines) if line.strip()), "unknown")
+
+
+def failure_lines(out: Path) -> list[str]:
+    """Lines of the file that says why a job failed; none if there is no such file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is too long.
+    """
+    try:
+        content = read_whole(failure_path(out), max_bytes=MIB)
+    except FileNotFoundError:
+        return []
+    return content.decode("utf-8", "replace").split("\n")
 
 
 def read_states(folder: Path) -> dict[str, str]:

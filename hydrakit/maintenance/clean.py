@@ -17,6 +17,7 @@ from hydrakit.compare.design import FILE as COMPARE
 from hydrakit.compare.design import CompareDir
 from hydrakit.errors import PlanError
 from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.claims import FOLDER
 from hydrakit.storage.digests import FILE, damaged_files, update_digests
 from hydrakit.storage.files import delete
 from hydrakit.storage.lock import locked
@@ -27,6 +28,7 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
 LEFT = "left by processes that were killed"
 WEIGHTS = "weights of single rounds of finished runs, needed only to resume them"
 SHARED = "rounds shared by the cells of the finished comparison"
+CLAIMS = "claims of the processes that shared the finished comparison"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class RemovableFiles:
 
     Attributes:
         path: Path of the file or folder.
-        reason: Why it is not needed: `LEFT`, `WEIGHTS` or `SHARED`.
+        reason: Why it is not needed: `LEFT`, `WEIGHTS`, `SHARED` or `CLAIMS`.
         size: Total size in bytes.
     """
 
@@ -133,11 +135,16 @@ def _needed_bodies(run: RunDir) -> set[Path]:
 
 def _of_comparison(compare_dir: CompareDir) -> Iterator[RemovableFiles]:
     yield from _temporary(compare_dir.path, "*", "cells/*")
-    cells = compare_dir.description().design.cells()
-    done = all(compare_dir.status(cell) == "done" for cell in cells)
+    description = compare_dir.description()
+    done = all(
+        cell.name in description.not_needed or compare_dir.status(cell) == "done"
+        for cell in description.design.cells()
+    )
     finished = done and compare_dir.comparison_path.is_file()
     if finished and compare_dir.tuning_rounds.is_dir():
         yield _removable(compare_dir.tuning_rounds, SHARED)
+    if finished and (claims := compare_dir.path / FOLDER).is_dir():
+        yield _removable(claims, CLAIMS)
     for path in sorted(compare_dir.rounds.glob("*")):
         if path.suffix:
             yield _removable(path, LEFT)

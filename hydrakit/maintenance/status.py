@@ -13,12 +13,13 @@ from typing import Literal
 from hydrakit.compare.design import FILE as COMPARE
 from hydrakit.compare.design import Cell, CompareDir
 from hydrakit.errors import PlanError, WeightsError, one_line
-from hydrakit.jobs.states import read_states
+from hydrakit.jobs.states import jobs_of_run, read_states
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import CheckpointFacts, Event
 from hydrakit.rounds import Round, Train
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
-from hydrakit.schema import Frozen, Name, PathText
+from hydrakit.schema import Frozen, Name, PathText, Text
+from hydrakit.storage.claims import Observer
 from hydrakit.storage.lock import holder_of
 from hydrakit.storage.records import refuse_later
 from hydrakit.weights.format import read_description
@@ -105,6 +106,8 @@ class RunStatus(Frozen):
         last: Time of the last event.
         rounds: Progress of each round, in order; in an ensemble those of the first network.
         members: Progress of the other networks of an ensemble.
+        queue: State of its job in the words of the launcher, such as ``PENDING (Priority)``; None
+            if it says nothing.
     """
 
     kind: Literal["run"] = "run"
@@ -116,6 +119,7 @@ class RunStatus(Frozen):
     last: datetime.datetime | None
     rounds: tuple[RoundStatus, ...]
     members: tuple[MemberStatus, ...] = ()
+    queue: PathText | None = None
 
     @property
     def done(self) -> int:
@@ -128,7 +132,8 @@ class CellStatus(Frozen):
 
     Attributes:
         name: Name of the cell.
-        state: Whether the cell is done, failed, begun or waiting.
+        state: Whether the cell is done, failed, begun or waiting, or not needed, since the
+            comparison ended early.
         rounds: Number of rounds that are done.
         running: Whether a process is running the cell.
         reason: Why the cell failed.
@@ -137,7 +142,7 @@ class CellStatus(Frozen):
     """
 
     name: PathText
-    state: Literal["done", "failed", "begun", "waiting"]
+    state: Literal["done", "failed", "begun", "waiting", "not needed"]
     rounds: int
     running: bool = False
     reason: PathText | None = None
@@ -145,12 +150,18 @@ class CellStatus(Frozen):
 
 
 class ComparisonStatus(Frozen):
-    """Progress of a comparison; attributes as in `RunStatus`, with cells instead of rounds."""
+    """Progress of a comparison; attributes as in `RunStatus`, with cells instead of rounds.
+
+    Attributes:
+        members: Processes that share the comparison (`compare --join`), as "pid 1 on HOST"; one
+            that was killed is among them until another one notices it.
+    """
 
     kind: Literal["comparison"] = "comparison"
     path: PathText
     state: RunState
     holder: HolderStatus | None
+    members: tuple[Text, ...] = ()
     cells: tuple[CellStatus, ...]
 
 
@@ -160,10 +171,16 @@ def status(folder: Path) -> RunStatus | ComparisonStatus:
     Raises:
         PlanError: The folder holds neither, or a file in it is broken.
     """
-    return _of_comparison(folder) if (folder / COMPARE).is_file() else _of_run(RunDir(folder))
+    if (folder / COMPARE).is_file():
+        return _of_comparison(folder)
+    queue = read_states(jobs_of_run(folder)).get(folder.name)
+    queue = None if queue is None else one_line(queue, MAX_QUEUE)
+    if queue is not None and not folder.exists():
+        raise PlanError(f"{folder}: has not begun: its job is {queue}")
+    return _of_run(RunDir(folder), queue)
 
 
-def _of_run(run: RunDir) -> RunStatus:
+def _of_run(run: RunDir, queue: str | None) -> RunStatus:
     plan, holder = run.plan(), _holder(run.path)
     members = tuple(
         MemberStatus(number=number, rounds=_rounds(member, plan, member.events()))
@@ -180,6 +197,7 @@ def _of_run(run: RunDir) -> RunStatus:
         last=max(times, default=None),
         rounds=_rounds(run, plan, run.events()),
         members=members,
+        queue=queue,
     )
 
 
@@ -248,19 +266,32 @@ def _progress(path: Path) -> dict[str, object]:
 
 def _of_comparison(folder: Path) -> ComparisonStatus:
     compare_dir, holder = CompareDir(folder), _holder(folder)
-    started = compare_dir.started()
+    started, description = compare_dir.started(), compare_dir.description()
     cells = tuple(
         _cell(compare_dir, cell)
         if cell.name in started
         else CellStatus(name=cell.name, state="waiting", rounds=0)
-        for cell in compare_dir.description().design.cells()
+        for cell in description.design.cells()
     )
     if holder is not None and holder.alive is not False:
         cells = _with_queue(cells, read_states(compare_dir.jobs))
-    done = all(each.state == "done" for each in cells)
+    not_needed = set(description.not_needed)
+    cells = tuple(
+        each.model_copy(update={"state": "not needed"})
+        if each.name in not_needed and each.state in ("begun", "waiting")
+        else each
+        for each in cells
+    )
+    done = all(each.state in ("done", "not needed") for each in cells)
     finished = done and compare_dir.comparison_path.is_file()
+    observer = Observer(folder)
+    members = tuple(observer.describe(each) for each in observer.present())
     return ComparisonStatus(
-        path=str(folder), state=_state(finished, holder), holder=holder, cells=cells
+        path=str(folder),
+        state="running" if members else _state(finished, holder),
+        holder=holder,
+        members=members,
+        cells=cells,
     )
 
 

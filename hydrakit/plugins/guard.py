@@ -334,7 +334,10 @@ def _build_head(
     head: nn.Module = _build_module(
         source, name, partial(factory.build, features, outputs, options)
     )
-    _check_shape(source, name, head, torch.zeros(2, features), width=outputs, result="logits")
+    with _checked_once(factory, head, features, outputs, options) as check:
+        if check:
+            inputs = torch.zeros(2, features)
+            _check_shape(source, name, head, inputs, width=outputs, result="logits")
     return head
 
 
@@ -357,8 +360,10 @@ def _build_body(
         value = getattr(body, attribute)
         if value != expected:
             raise source.fault(f"{name} has {attribute} {value!r}: {expected} is expected")
-    images = torch.zeros(2, in_channels, body.patch, body.patch)
-    _check_shape(source, name, body, images, width=body.features, result="features")
+    with _checked_once(factory, body, in_channels, body.features, options, *datasets) as check:
+        if check:
+            images = torch.zeros(2, in_channels, body.patch, body.patch)
+            _check_shape(source, name, body, images, width=body.features, result="features")
     built: Body = body
     return built
 
@@ -375,6 +380,26 @@ def _build_module(source: PluginSource, name: str, build: Callable[[], object]) 
     if not source.module.startswith("hydrakit."):
         vars(module)[MARK] = source, name
     return module
+
+
+_passed: dict[int, tuple[object, set[str]]] = {}
+"""Modules whose outputs were checked, by the id of their factory; the factory stays referenced."""
+
+
+@contextmanager
+def _checked_once(
+    factory: BodyFactory | HeadFactory, module: Any, *given: object
+) -> Iterator[bool]:
+    """Whether the ``with`` block must check a module: none like it has passed the block yet.
+
+    Modules are alike if their factory was given the same, and their tensors have the same shapes. A
+    check takes as long as a training step, and a run builds its body for every random start.
+    """
+    tensors = [(name, tuple(each.shape)) for name, each in module.state_dict().items()]
+    key = repr((given, tensors))
+    passed = _passed.setdefault(id(factory), (factory, set()))[1]
+    yield key not in passed
+    passed.add(key)
 
 
 def _check_shape(

@@ -169,6 +169,8 @@ def _write_streams(streams: tuple[Any, Any]) -> None:
     sys.stdout, sys.stderr = streams
 
 
+HANDLERS = "the handlers of signals"
+
 PARTS = (
     _Part(
         "torch's default number type",
@@ -215,7 +217,7 @@ PARTS = (
     ),
     _Part("Pillow's limits for images", "PIL.ImageFile", _read_pillow, _write_pillow),
     _Part("the filters of warnings", "warnings", _read_filters, _write_filters),
-    _Part("the handlers of signals", "signal", _read_handlers, _write_handlers),
+    _Part(HANDLERS, "signal", _read_handlers, _write_handlers),
     _Part("the working folder", "os", _read_folder, _write_folder),
     _Part(
         "the locale",
@@ -265,13 +267,15 @@ class _State:
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
-    def restore(self) -> list[str]:
-        """Set every part that has changed again; return their names."""
+    def restore(self, *, but: str | None) -> list[str]:
+        """Set every part that has changed again, but for one; return their names."""
         with suppress(ValueError):
             sys.meta_path.remove(self)
         changed = []
         for part in PARTS:
-            if part.name in self.values and part.read() != self.values[part.name]:
+            if part.name == but or part.name not in self.values:
+                continue
+            if part.read() != self.values[part.name]:
                 part.write(self.values[part.name])
                 changed.append(part.name)
         return changed
@@ -296,6 +300,7 @@ def restored(report: Callable[[list[str]], None]) -> Iterator[None]:
         report: Called with the names of the parts that were changed, if there are any.
     """
     global _blocks, _overlap, _state  # noqa: PLW0603 - the state is that of the process
+    but = None
     with _lock:
         _overlap = _blocks > 0
         if not _overlap:
@@ -303,12 +308,15 @@ def restored(report: Callable[[list[str]], None]) -> Iterator[None]:
         _blocks += 1  # last: a signal may have stopped the reading
     try:
         yield
+    except KeyboardInterrupt:  # `stoppable` has set the handlers, so that work can be saved
+        but = HANDLERS
+        raise
     finally:
         changed: list[str] = []
         with _lock:
             _blocks -= 1
             if _blocks == 0 and _state is not None:
-                changed, _state = _state.restore(), None
+                changed, _state = _state.restore(but=but), None
                 changed = [] if _overlap else changed
         if changed:
             report(changed)

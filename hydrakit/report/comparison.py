@@ -18,6 +18,7 @@ from hydrakit.plan.settings import as_options, make_settings
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.report import comparison_figures
 from hydrakit.report.figure import Figure, FigureCounter
+from hydrakit.report.looks import looks_html, looks_text
 from hydrakit.report.markup import REFRESH, Html, bullet_list, element, join, render, section
 from hydrakit.report.provenance import place_options
 from hydrakit.report.scores import compared_subgroups
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 FILE = "comparison.json"
 DESIGN = "compare.json"
-DESIGN_FORMAT = 3  # latest of that file (`hydrakit.compare.design.FORMAT`)
+DESIGN_FORMAT = 4  # latest of that file (`hydrakit.compare.design.FORMAT`)
 MAX_SCORES = 2_000_000  # of all findings, strategies and passes; each takes 40 bytes of memory
 MAX_CELLS = 20  # a longer table of cells is collapsed
 
@@ -105,6 +106,11 @@ def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[s
             if comparison.pairs
             else None,
             _differences(comparison),
+        ),
+        *(
+            [section("Looks", *looks_html(comparison, comparison.looks))]
+            if comparison.looks
+            else []
         ),
         *(
             [section("Left-out values", _left_out(comparison, comparison.leave_out))]
@@ -217,7 +223,9 @@ def _verdict(comparison: Comparison) -> Html:
         f"read {count_of(comparison.readings, 'time')}, always after model selection."
     )
     incomplete = None
-    if comparison.used < comparison.wanted and not comparison.under_way:
+    if comparison.looks is not None:
+        incomplete = element("p", looks_text(comparison, comparison.looks))
+    elif comparison.used < comparison.wanted and not comparison.under_way:
         incomplete = element(
             "p",
             element("b", "Incomplete: "),
@@ -230,6 +238,9 @@ def _verdict(comparison: Comparison) -> Html:
 
 def _progress(comparison: Comparison) -> Html:
     """Progress of a comparison that is still running."""
+    if comparison.looks is not None:
+        done = f"In progress: {comparison.done} cells are finished."
+        return element("p", element("b", done), " The intervals hold at every look.")
     return element(
         "p",
         element("b", f"In progress: {comparison.done} of {comparison.wanted} cells are finished."),
@@ -350,16 +361,18 @@ def _differences(comparison: Comparison) -> Html:
         return element("p", "A single strategy: there is nothing to compare.")
     errors = comparison.measure == "mae"
     figure = "MAE" if errors else "AUC"
+    levels = "CI" if comparison.looks else f"{comparison.level * 100:g} % CI"
     headers = (
-        *("Strategies", f"{figure} difference", f"{comparison.level * 100:g} % CI", "p"),
+        *("Strategies", f"{figure} difference", levels, "p"),
         *("p (Holm)", *(("R2 difference",) if errors else ()), "Verdict", "Findings needed"),
     )
     note = (
         "Differences are paired: both strategies on the same findings. p: sign-flip test over "
         "whole patients. p (Holm): corrected for "
-        f"{count_of(len(comparison.pairs), 'comparison')}. “Cannot tell” does not prove equality. "
-        "Findings needed: approximate sample size that would detect a true difference of the "
-        "observed size."
+        f"{count_of(len(comparison.pairs), 'comparison')}"
+        f"{' and for all looks' if comparison.looks else ''}. “Cannot tell” does not prove "
+        "equality. Findings needed: approximate sample size that would detect a true difference of "
+        "the observed size."
     )
     if errors:
         note += " Below 0, the first has the smaller error. The verdict is on the error alone."
@@ -372,6 +385,7 @@ def _differences(comparison: Comparison) -> Html:
 def _difference(pair: StrategyPair, comparison: Comparison) -> tuple[object, ...]:
     fit: tuple[str, ...] = ()
     digits = "+.3f"
+    level = "" if pair.level is None else f" ({100 * pair.level:.4g} %)"
     if comparison.measure == "mae":
         digits, fit = "+.3g", (ABSENT,)
         if pair.r2_difference is not None:
@@ -379,7 +393,7 @@ def _difference(pair: StrategyPair, comparison: Comparison) -> tuple[object, ...
     return (
         f"{pair.strategy} − {comparison.label(pair.against)}",
         f"{pair.difference:{digits}}",
-        f"{pair.low:{digits}} to {pair.high:{digits}}",
+        f"{pair.low:{digits}} to {pair.high:{digits}}{level}",
         p_value(pair.p),
         p_value(pair.p_holm),
         *fit,
@@ -482,6 +496,7 @@ def repeat_command(folder: Path, comparison: Comparison, design: StoredDesign) -
         design: Its design, as far as the results do not say it.
     """
     names = [each.name for each in comparison.strategies]
+    names += [each.name for each in comparison.looks.dropped] if comparison.looks else []
     strategies = [names[0], *(name for name in names[1:] if name not in comparison.baselines)]
     baselines = [name for name in names if name not in strategies]
     words = ["--strategies", ",".join(strategies)]
@@ -498,6 +513,7 @@ def repeat_command(folder: Path, comparison: Comparison, design: StoredDesign) -
     for path, values in design.tune.items():
         words += ["--tune", f"{path}={','.join(map(_quoted, values))}"]
     words += ["--inner-folds", str(design.inner_folds)] if design.tune else []
+    words += ["--until-told"] if comparison.looks and comparison.looks.stops else []
     words += [] if comparison.positive is None else ["--positive", comparison.positive]
     words += _places(folder)
     return command_line("hydrakit", "compare", *words, "--out", f"{folder}-again")
@@ -511,8 +527,9 @@ def _quoted(value: object) -> str:
 
 def _places(folder: Path) -> list[str]:
     """Options for the data folders and the device, from the first cell that has them."""
-    for path in sorted(folder.glob("cells/*/environment.json")):
-        return place_options(RunDir(path.parent).environment())
+    for path in sorted((folder / "cells").iterdir()) if (folder / "cells").is_dir() else []:
+        if (path / "environment.json").is_file():
+            return place_options(RunDir(path).environment())
     return []
 
 

@@ -7,26 +7,22 @@ comparison may run on several machines.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import nn
 
-from hydrakit.compute.devices import Compute
-from hydrakit.data.load import LoadedDataset
-from hydrakit.models.body import BodyModule, BodyWithHead
+from hydrakit.models.body import BodyWithHead
 from hydrakit.models.stem import stem_of
-from hydrakit.plan.model import Plan
-from hydrakit.rounds import Round
-from hydrakit.runs.context import RunContext
 from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.loop import prepare_modules
 from hydrakit.training.seeds import Seeds
 from hydrakit.training.step import Step
 
-Loaded = Mapping[str, LoadedDataset]
+if TYPE_CHECKING:
+    from hydrakit.rounds import Round
+    from hydrakit.runs.session import Session
 
 LONG = 100_000
 """Images of 65 x 65 pixels in the training steps of a long run: about ten minutes on two cores."""
@@ -38,31 +34,17 @@ STEPS = 3
 """Measured steps in each precision, after one that warms up."""
 
 
-def notes_of_bfloat16(
-    plan: Plan,
-    context: RunContext,
-    compute: Compute,
-    loaded: Loaded,
-    new_modules: Callable[[str], tuple[BodyModule, nn.Module]],
-) -> Iterator[str]:
+def notes_of_bfloat16(session: Session) -> Iterator[str]:
     """Yield one line if a long run that begins now would be faster with bfloat16.
 
     Nothing is measured if the user chose a precision, or if the CPU cannot compute in bfloat16.
-
-    Args:
-        plan: Plan of the run.
-        context: Where and how the run is computed.
-        compute: Device and precision that the context chose.
-        loaded: Datasets of the plan, by name.
-        new_modules: Builds a body, and a head for a dataset.
     """
-    if compute.device.type != "cpu" or context.precision != "auto":
+    if session.compute.device.type != "cpu" or session.context.precision != "auto":
         return
-    rounds = [each for each in plan.rounds if each.trains_body]
-    images = plan.ensemble * images_of(rounds, loaded) * (plan.patch / 65) ** 2
-    if not cpu_has_bfloat16() or images < LONG:
+    rounds = [each for each in session.plan.rounds if each.trains_body]
+    if not cpu_has_bfloat16() or images_of(session, rounds) < LONG:
         return
-    gain = measured_gain(rounds[0], compute, loaded, new_modules)
+    gain = measured_gain(session, rounds[0])
     if gain >= WORTH_SAYING:
         yield (
             f"this CPU trains about {gain:.1f} times as fast with `--precision bfloat16`, whose "
@@ -75,33 +57,29 @@ def cpu_has_bfloat16() -> bool:
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
-def images_of(rounds: Sequence[Round], loaded: Loaded) -> int:
-    """Images in all training steps of some rounds."""
-    return sum(
+def images_of(session: Session, rounds: list[Round]) -> float:
+    """Images of 65 x 65 pixels, or as many pixels, in all training steps of some rounds."""
+    count = sum(
         round.hyperparameters.epochs * len(examples)
         for round in rounds
-        for examples in _examples(round, loaded)
+        for examples in _examples(session, round)
     )
+    return session.plan.ensemble * count * (session.plan.patch / 65) ** 2
 
 
-def measured_gain(
-    round: Round,
-    compute: Compute,
-    loaded: Loaded,
-    new_modules: Callable[[str], tuple[BodyModule, nn.Module]],
-) -> float:
+def measured_gain(session: Session, round: Round) -> float:
     """How many times as fast a training step of a round is in bfloat16 on this machine."""
-    examples = next(_examples(round, loaded))
+    examples = next(_examples(session, round))
     with torch.random.fork_rng(devices=[]):
         inputs, targets = next(examples.batches(1))
         steps = {}
         precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
         for precision in precisions:
-            body, head = new_modules(round.dataset)
+            body, head = session.new_network().new_modules(round.dataset)
             prepare_modules(round, body, [head])
             model = BodyWithHead(body, head, stem_of(head, round.dataset)).train()
-            how = replace(compute, precision=precision)
-            steps[precision] = Step(model, how, round.hyperparameters)
+            compute = replace(session.compute, precision=precision)
+            steps[precision] = Step(model, compute, round.hyperparameters)
         seconds: dict[str, list[float]] = {precision: [] for precision in steps}
         for _ in range(1 + STEPS):
             for precision, step in steps.items():  # in turns
@@ -112,7 +90,9 @@ def measured_gain(
     return slow / fast
 
 
-def _examples(round: Round, loaded: Loaded) -> Iterator[TrainingExamples]:
+def _examples(session: Session, round: Round) -> Iterator[TrainingExamples]:
     """Training examples of each dataset of a round."""
     for name in round.datasets:
-        yield TrainingExamples(loaded[name], round.hyperparameters, Seeds(0, 1), fixed=False)
+        yield TrainingExamples(
+            session.loaded[name], round.hyperparameters, Seeds(0, 1), fixed=False
+        )

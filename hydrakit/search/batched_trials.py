@@ -34,7 +34,7 @@ from hydrakit.training.evaluation import compute_metrics, forward_in_batches
 from hydrakit.training.schedule import set_rate
 from hydrakit.training.seeds import EPOCH, Seeds, seeded
 from hydrakit.training.selection import is_better
-from hydrakit.training.step import Step
+from hydrakit.training.step import EagerAdamW, Step
 
 # Hyperparameters that must be equal in trials that are trained together: the first one decides the
 # shape of batches, the others decide the features or the loss.
@@ -248,7 +248,7 @@ class _LearningRate:
 
     def __init__(self, settings: Hyperparameters) -> None:
         # A scheduler needs an optimiser; this one has a dummy parameter.
-        self._optimiser = torch.optim.SGD([torch.zeros(1)], lr=settings.learning_rate)
+        self._optimiser = EagerAdamW([torch.zeros(1)], lr=settings.learning_rate)
         self._scheduler = _scheduler(self._optimiser, settings)
         self._settings = settings
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -28,6 +28,7 @@ from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.earlier import with_threads
 from hydrakit.schema import Frozen, Name
+from hydrakit.search.launched import context_here, launch_of
 from hydrakit.search.order_evaluator import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
 from hydrakit.storage.files import write_atomic
@@ -45,7 +46,7 @@ class TriedOrder(Frozen):
         supports: Supports in order, between the first and the last rounds of the target.
         scores: Validation AUC (R2 in regression) of the last round, by seed.
         score: Mean of the scores.
-        seconds: Training time.
+        seconds: Training time, without that of rounds that were trained for another order.
     """
 
     supports: tuple[Name, ...]
@@ -66,7 +67,7 @@ class OrderResult(Frozen):
         supports: Supports to choose from.
         seeds: Seeds of the runs of each order.
         budget: Maximum number of runs; None for no limit.
-        minutes: Maximum training time; None for no limit.
+        minutes: Maximum training time, added up over all orders; None for no limit.
         search: ``every`` order, those with few supports first; or ``greedy``: the best support is
             added at the end, one at a time, before other orders. A search with a time limit is
             greedy.
@@ -109,29 +110,36 @@ def count_orders(supports: int) -> int:
     return sum(math.perm(supports, size) for size in range(supports + 1))
 
 
-def smallest_first(supports: Sequence[str]) -> Iterator[Supports]:
-    """Yield every order of every subset of supports, small subsets first."""
+Stages = Iterator[Iterable[Supports]]
+"""Orders in groups; those of a group can be trained at the same time."""
+
+
+def smallest_first(supports: Sequence[str]) -> Stages:
+    """Yield every order of every subset of supports, small subsets first.
+
+    Orders of one size are a stage. They share rounds with those of the stage before.
+    """
     for size in range(len(supports) + 1):
-        yield from permutations(supports, size)
+        yield permutations(supports, size)
 
 
-def greedy(supports: Sequence[str], score: Callable[[Supports], float]) -> Iterator[Supports]:
+def greedy(supports: Sequence[str], score: Callable[[Supports], float]) -> Stages:
     """Yield orders that add the best support at the end, one at a time; then all other orders.
 
     Args:
         supports: Supports to choose from.
-        score: Function that returns the score of an order yielded before.
+        score: Function that returns the score of an order of an earlier stage.
     """
     yielded: set[Supports] = {()}
-    yield ()
+    yield [()]
     best: Supports = ()
     while len(best) < len(supports):
         longer = [(*best, each) for each in supports if each not in best]
-        for order in longer:
-            yielded.add(order)
-            yield order
+        yielded.update(longer)
+        yield longer
         best = max(longer, key=score)
-    yield from (order for order in smallest_first(supports) if order not in yielded)
+    for stage in smallest_first(supports):
+        yield (order for order in stage if order not in yielded)
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ class Limits:
 
     Attributes:
         runs: Maximum number of runs; None for no limit.
-        minutes: Maximum training time; None for no limit.
+        minutes: Maximum training time, added up over all orders; None for no limit.
     """
 
     runs: int | None
@@ -242,7 +250,8 @@ class OrderSearch:
         seeds: Number of runs of each order.
         seed: Seed of the splits, which all runs share, and first seed of the runs.
         budget: Maximum number of runs; None for no limit, or 20 without ``minutes``.
-        minutes: Time after which no run is started; None for no limit.
+        minutes: Training time, added up over the orders tried so far, after which no other order is
+            begun; None for no limit.
         settings: Further settings of the plans (`PlanSettings`), by name.
     """
 
@@ -276,7 +285,8 @@ def order(
 
     An order is trained as the target, its supports and the target again, as in the paper; without
     supports, as the target once. After a stop, or with a larger budget, the same call resumes the
-    search.
+    search. If the context names ``jobs`` or a launcher, several runs are trained at the same time
+    in processes of their own, which load the plugins themselves.
 
     Args:
         supports: Names of the datasets to choose from.
@@ -320,6 +330,9 @@ def order(
     callback = callback or OrderCallback()
     earlier = _earlier_search(folder, result)
     context = with_threads(context, earlier.threads if earlier else None)
+    launch = launch_of(context, (possible if try_all else len(names)) * seeds, plugins)
+    if launch is not None:
+        context = context.changed(threads=launch.threads)
     evaluator = OrderEvaluator(
         folder=folder,
         plan=planner.plan,
@@ -328,8 +341,9 @@ def order(
         plugins=plugins,
         context=context.for_search(folder / "rounds"),
         callback=callback,
+        driver=launch.driver(folder, callback) if launch else None,
     )
-    with context.active():
+    with context_here(context).active():
         from torch import get_num_threads
 
         result = result.model_copy(update={"threads": get_num_threads()})
@@ -349,7 +363,8 @@ def _earlier_search(folder: Path, result: OrderResult) -> OrderResult | None:
     """
     path = folder / "order.json"
     if not path.is_file():
-        runs = (folder / "runs").is_dir()  # stopped within the first order
+        # Stopped within the first order, or while it was submitted.
+        runs = any((folder / name).is_dir() for name in ("runs", "jobs"))
         used = folder.exists() and not (
             folder.is_dir() and all(is_first_file(each.name) for each in folder.iterdir())
         )
@@ -403,28 +418,40 @@ class _Search:
             self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder):
             self.earlier = _earlier_search(self.folder, self.result)  # as it is now
-            return self._run()
+            with self.evaluator.driver or nullcontext():
+                return self._run()
 
     def _run(self) -> OrderResult:
         earlier = (*self.earlier.tried, *self.earlier.earlier) if self.earlier else ()
         known = {each.supports: each for each in earlier}
         supports, limits = self.result.supports, Limits(self.result.budget, self.result.minutes)
         tried: dict[Supports, TriedOrder] = {}
-        orders = (
+        begun: list[Supports] = []
+
+        def within_limits(stage: Iterable[Supports]) -> Iterator[Supports]:
+            for order in stage:
+                seconds = sum(each.seconds for each in tried.values())
+                if begun and not limits.allow((len(begun) + 1) * len(self.result.seeds), seconds):
+                    return
+                begun.append(order)
+                yield order
+
+        stages = (
             smallest_first(supports)
             if self.result.search == "every"
             else greedy(supports, lambda order: tried[order].score)
         )
-        for order in orders:
-            seconds = sum(each.seconds for each in tried.values())
-            runs = (len(tried) + 1) * len(self.result.seeds)
-            if tried and not limits.allow(runs, seconds):
+        for orders in stages:
+            stage = list(orders)
+            for order in self.evaluator.train(within_limits(stage)):
+                tried[order] = self._try(order)
+                earlier = tuple(each for supports, each in known.items() if supports not in tried)
+                in_order = tuple(tried[each] for each in begun if each in tried)
+                self._write(tried=in_order, earlier=earlier)
+                self.callback.tried(tried[order], self.result)
+            if not tried.keys() >= set(stage):
                 break
-            tried[order] = self._try(order, known.get(order))
-            earlier = tuple(each for supports, each in known.items() if supports not in tried)
-            self._write(tried=tuple(tried.values()), earlier=earlier)
-            self.callback.tried(tried[order], self.result)
-        best = max(tried.values(), key=lambda each: (each.score, -len(each.supports))).supports
+        best = max(self.result.tried, key=lambda each: (each.score, -len(each.supports))).supports
         new = {tuple(name for name in best if name != each) for each in best} - set(tried)
         left_out = self.evaluator.left_out(best)
         luck = None
@@ -436,13 +463,10 @@ class _Search:
         write_atomic(self.folder / "plan.json", plan.to_json().encode())
         return self.result
 
-    def _try(self, order: Supports, known: TriedOrder | None) -> TriedOrder:
-        """Train and evaluate an order, unless this was done in an earlier search."""
-        start = time.perf_counter()
+    def _try(self, order: Supports) -> TriedOrder:
+        """Evaluate a trained order."""
         scores = self.evaluator.scores(order)
-        seconds = time.perf_counter() - start
-        if known is not None and len(known.scores) >= len(scores):
-            seconds = known.seconds  # it was trained in the earlier search
+        seconds = self.evaluator.seconds(order)
         return TriedOrder(supports=order, scores=scores, score=mean(scores), seconds=seconds)
 
     def _write(self, **changes: Any) -> None:

@@ -1,8 +1,9 @@
-"""Evaluation of orders of supports on the validation split of the target."""
+"""Training of orders of supports, and evaluation on the validation split of the target."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,10 @@ from hydrakit import engine, weights
 from hydrakit.compute.devices import choose_device
 from hydrakit.data.identity import patient_of
 from hydrakit.data.load import CaseSet, select
+from hydrakit.errors import HydrakitError
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.jobs.driver import JobDriver
+from hydrakit.jobs.job import Job, train_job
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
@@ -23,6 +27,7 @@ from hydrakit.runs.datasets import prepare_as_trained
 from hydrakit.runs.evaluate import predict
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name
+from hydrakit.search.launched import context_here
 from hydrakit.stats import tasks
 from hydrakit.stats.findings import Findings
 from hydrakit.stats.paired import compare
@@ -76,7 +81,8 @@ class OrderEvaluator:
         target: Dataset adapter of the target.
         plugins: Plugins of this process.
         context: Where and how to compute.
-        callback: Called when something happens in a run.
+        callback: Called when something happens in a run of this process.
+        driver: Submits the runs to a launcher; None to run one after another in this process.
     """
 
     folder: Path
@@ -86,6 +92,7 @@ class OrderEvaluator:
     plugins: Plugins
     context: RunContext
     callback: RunCallback
+    driver: JobDriver | None = None
 
     def __post_init__(self) -> None:
         """Create the caches of runs and validation cases."""
@@ -96,29 +103,89 @@ class OrderEvaluator:
         """Folder of the run of an order."""
         return self.folder / "runs" / f"{len(order)}-{'+'.join(order)}-seed{seed}"
 
-    def run(self, order: Supports, seed: int) -> RunDir:
-        """Train an order, unless it is trained already; the test split is not used."""
-        if (order, seed) in self._done:
-            return self._done[order, seed]
-        self._done[order, seed] = engine.run_cell(
-            self.plan(order, seed),
-            self.context,
-            out=self.path(order, seed),
-            expected={},
+    def train(self, orders: Iterable[Supports]) -> Iterator[Supports]:
+        """Train orders, without the test split; yield each one when all its runs are done.
+
+        An order is taken from ``orders`` only when a process is free for it. Earlier results, and
+        the data that they are from, are checked as for a run that is resumed.
+
+        Raises:
+            HydrakitError: A run is refused, or failed.
+        """
+        runs = ((order, seed) for order in orders for seed in self.seeds)
+        left: Counter[Supports] = Counter()
+        for order, seed in self._trained(runs) if self.driver is None else self._launched(runs):
+            self._done[order, seed] = RunDir(self.path(order, seed))
+            left[order] += 1
+            if left[order] == len(self.seeds):
+                yield order
+
+    def _trained(self, runs: Iterator[tuple[Supports, int]]) -> Iterator[tuple[Supports, int]]:
+        """Train runs one after another in this process."""
+        for order, seed in runs:
+            if (order, seed) not in self._done:
+                job = self._job(order, seed)
+                train_job(job, callbacks=[self.callback], plugins=self.plugins)
+            yield order, seed
+
+    def _launched(self, runs: Iterator[tuple[Supports, int]]) -> Iterator[tuple[Supports, int]]:
+        """Train runs through the launcher, as many at the same time as it has processes."""
+        assert self.driver is not None
+        running: dict[str, tuple[Supports, int]] = {}
+        while True:
+            new: list[list[Job]] = []
+            while len(running) < self.driver.processes and (run := next(runs, None)):
+                job = self._job(*run)
+                if run not in self._done:
+                    engine.check_run(job.plan, job.context, out=job.out, plugins=self.plugins)
+                if job.status() == "done":
+                    yield run
+                else:
+                    new.append([job])
+                    running[job.name] = run
+            self.driver.submit(new)
+            if not running:
+                return
+            for job in self.driver.poll():
+                if (status := job.status()) != "done":
+                    raise HydrakitError(f"{job.out}: {status}")
+                yield running.pop(job.name)
+
+    def _job(self, order: Supports, seed: int) -> Job:
+        path = self.path(order, seed)
+        return Job(
+            name=path.name,
+            plan=self.plan(order, seed),
+            out=path,
+            context=self.context,
             group=self.folder.resolve().name,
-            callbacks=[self.callback],
-            plugins=self.plugins,
         )
-        return self._done[order, seed]
 
     def scores(self, order: Supports) -> tuple[float, ...]:
-        """Validation scores of the last round, by seed."""
+        """Validation scores of the last round of a trained order, by seed."""
         scores = []
         for seed in self.seeds:
-            rundir = self.run(order, seed)
+            rundir = self._done[order, seed]
             rounds = rundir.plan().rounds
             scores.append(rundir.round_result(len(rounds), rounds[-1]).val.score)
         return tuple(scores)
+
+    def seconds(self, order: Supports) -> float:
+        """Training time of a trained order, without that of rounds that other runs trained."""
+        seconds = 0.0
+        for seed in self.seeds:
+            rundir = self._done[order, seed]
+            shared = {
+                (event.model_extra or {}).get("round")
+                for event in rundir.events()
+                if event.event == "round shared"
+            }
+            seconds += sum(
+                rundir.round_result(number, round).seconds
+                for number, round in enumerate(rundir.plan().rounds, start=1)
+                if number not in shared
+            )
+        return seconds
 
     @property
     def has_two_classes(self) -> bool:
@@ -127,13 +194,18 @@ class OrderEvaluator:
 
     def counts(self) -> tuple[int, int]:
         """Numbers of positive and negative validation findings of a target with two classes."""
-        cases = self._val(self.run((), self.seeds[0]))
+        cases = self._val(self._done[(), self.seeds[0]])
         labels = cases.labels[Findings.of([case.finding for case in cases.cases]).firsts]
         return int(np.sum(labels == 1)), int(np.sum(labels == 0))
 
     def left_out(self, chosen: Supports) -> tuple[LeaveOneOut, ...]:
-        """Effect of each support: the chosen order compared with the order without the support."""
+        """Effect of each support: the chosen order compared with the order without the support.
+
+        Orders without a support that were not tried are trained.
+        """
         without = {each: tuple(name for name in chosen if name != each) for each in chosen}
+        for _ in self.train([chosen, *without.values()]):
+            pass
         best = float(np.mean(self.scores(chosen)))
         means = {each: float(np.mean(self.scores(order))) for each, order in without.items()}
         if not self.has_two_classes or not chosen:
@@ -166,10 +238,10 @@ class OrderEvaluator:
         )
 
     def score_table(self, order: Supports) -> ScoreTable:
-        """Scores of the target's validation findings by all runs of an order."""
+        """Scores of the target's validation findings by all runs of a trained order."""
         rows = []
         for seed in self.seeds:
-            rundir = self.run(order, seed)
+            rundir = self._done[order, seed]
             rounds, cases = rundir.plan().rounds, self._val(rundir)
             file = partial(rundir.round_file, len(rounds), rounds[-1])
             model = weights.load_model(
@@ -214,6 +286,6 @@ class OrderEvaluator:
                 scale=None,
                 grey=preprocessing.grey_values,
                 patch=plan.patch,
-                device=choose_device(self.context.device),
+                device=choose_device(context_here(self.context).device),
             )
         return self._cases[preprocessing.channels]

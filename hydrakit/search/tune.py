@@ -37,6 +37,7 @@ from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.runs.start import check_start, store_start
 from hydrakit.schema import Frozen, Text
+from hydrakit.search.launched import is_launched
 from hydrakit.search.proposals import Proposals, proposals
 from hydrakit.search.trials import RoundTrials, Setting, TrialRecord, folds_of
 from hydrakit.storage.claims import WAIT, Member
@@ -178,6 +179,11 @@ def tune(
         HydrakitError: A process that does not share its search, or shares another one, is at work.
     """
     context, search = context_of(context, values), search or TuningSearch()
+    if is_launched(context):
+        raise PlanError(
+            "tuning of learning rates and dropouts takes no `--jobs` and no `--launcher`: start "
+            "this command several times with `--join`, or choose values by whole runs (`--try`)"
+        )
     settings = proposals(
         search.learning_rates,
         search.dropouts,

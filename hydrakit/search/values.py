@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydrakit import engine
-from hydrakit.data.origin import DataOrigin
-from hydrakit.errors import PlanError
+from hydrakit.errors import HydrakitError, PlanError
 from hydrakit.jobs.candidates import (
     FILE,
     FOLDS,
     CandidateCheck,
     CandidateSearch,
     CandidateTable,
+    InnerRun,
     combinations_of,
+    in_turn,
     refuse_fixed_choices,
+    values_text,
     with_values,
 )
+from hydrakit.jobs.job import Job
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import Callbacks, RunCallback
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.earlier import with_threads
 from hydrakit.runs.rundir import RunDir
+from hydrakit.search.launched import Launch, context_here, launch_of
 from hydrakit.storage.files import write_atomic
 from hydrakit.storage.records import writable
 
@@ -69,7 +73,8 @@ def tune_values(
 
     All combinations of the values are tried. The folder ``NAME.tuning`` gets the table of all
     candidates and their runs. After a stop, the same call continues; with more values, it trains
-    only the new candidates.
+    only the new candidates. If the context names ``jobs`` or a launcher, several runs are trained
+    at the same time in processes of their own, which load the plugins themselves.
 
     Args:
         plan: Plan whose values are searched.
@@ -77,7 +82,8 @@ def tune_values(
         out: Path of the plan with the chosen values.
         context: Where and how to compute; None for the defaults.
         folds: Number of inner folds.
-        callbacks: Called for the events of all runs. A `ValuesCallback` is also called after each.
+        callbacks: Called for the events of all runs in this process. A `ValuesCallback` is also
+            called after each run.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
@@ -86,6 +92,7 @@ def tune_values(
             candidates.
         PluginError: A value names a component that no plugin offers.
         DataError: A dataset cannot be used, or is too small for this number of folds.
+        HydrakitError: Runs in other processes failed.
     """
     context = context_of(context, values)
     if context.trace_test or not context.test:
@@ -104,21 +111,23 @@ def tune_values(
     check = CandidateCheck(context, plugins, followers)
     runs = (RunDir(path).environment().get("threads") for path in sorted(folder.glob("runs/*")))
     context = with_threads(context, next((each for each in runs if each), None))
-    with context.active():
+    launch = launch_of(context, len(candidates) * folds, plugins)
+    with context_here(context).active():
         check.check(plan, candidates, folds)
-    context = context.changed(round_cache=(folder / "kept").resolve())
+    threads = launch.threads if launch else context.threads
+    context = context.changed(round_cache=(folder / "kept").resolve(), threads=threads)
     rounds = len(plan.rounds)
     followers.noted(
         f"{len(candidates)} candidates on {folds} inner folds: {len(candidates) * folds} runs of "
         f"{rounds} round{'s' if rounds > 1 else ''}; the test split is not used"
     )
 
-    def train(plan: Plan, path: Path, origins: Mapping[str, DataOrigin]) -> RunDir:
-        return engine.run_cell(
-            plan,
+    def train(run: InnerRun) -> None:
+        engine.run_cell(
+            run.plan,
             context,
-            out=path,
-            expected=origins,
+            out=run.out,
+            expected=run.origins,
             group=folder.name,
             callbacks=callbacks,
             plugins=plugins,
@@ -129,10 +138,78 @@ def tune_values(
             if isinstance(each, ValuesCallback):
                 each.inner_run(done, of)
 
-    table = CandidateSearch(
-        folder, plan, candidates, folds, plugins, check.origins, train, on_run
-    ).run()
+    search = CandidateSearch(
+        folder, plan, candidates, folds, plugins, check.origins, in_turn(train), on_run
+    )
+    if launch is not None:
+        search = replace(search, train=_Launched(launch, context, folder, followers))
+    table = search.run()
     chosen = with_values(plan, table.best.values, plugins)
     with writable(out, "name a file in another folder"):
         write_atomic(out, chosen.to_json().encode())
     return ValuesResult(chosen, table, out, folder / FILE)
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """Trains runs through a launcher, several at a time.
+
+    Attributes:
+        launch: What starts the runs.
+        context: Where and how the runs compute.
+        folder: Folder of the search.
+        callback: Called when a process was lost.
+    """
+
+    launch: Launch
+    context: RunContext
+    folder: Path
+    callback: RunCallback
+
+    def __call__(self, runs: Sequence[InnerRun]) -> Generator[tuple[InnerRun, bool]]:
+        """Yield each run when it has ended, and whether training diverged.
+
+        Runs that share rounds are a group. If some fail, the others are trained nevertheless.
+
+        Raises:
+            HydrakitError: Runs failed.
+        """
+        left = {run.out.name: run for run in runs}
+        jobs = {name: self._job(run) for name, run in left.items()}
+        failures: dict[str, str] = {}
+        groups: dict[str, list[Job]] = {}
+        for name, job in jobs.items():
+            if not _has_result(job):
+                groups.setdefault(left[name].beginning, []).append(job)
+        with self.launch.driver(self.folder, self.callback) as driver:
+            ended = [job for job in jobs.values() if _has_result(job)]
+            driver.submit(list(groups.values()))
+            while left:
+                for job in ended:
+                    run = left.pop(job.name)
+                    if _has_result(job):
+                        yield run, job.diverged
+                        job.failure_path.unlink(missing_ok=True)
+                    else:
+                        where = f"{values_text(run.values)}, inner fold {run.fold + 1}"
+                        failures[job.name] = f"{where}: {job.status()}"
+                ended = driver.poll() if left else []
+        if failures:
+            first = next(failures[name] for name in jobs if name in failures)
+            more = f"; other runs that failed: {len(failures) - 1}" if len(failures) > 1 else ""
+            raise HydrakitError(f"{first}{more}")
+
+    def _job(self, run: InnerRun) -> Job:
+        return Job(
+            name=run.out.name,
+            plan=run.plan,
+            out=run.out,
+            context=self.context,
+            expected=dict(run.origins),
+            group=self.folder.name,
+        )
+
+
+def _has_result(job: Job) -> bool:
+    """Whether a run has ended with a result, which it also has if training diverged."""
+    return job.status() == "done" or job.diverged

@@ -11,14 +11,15 @@ from hydrakit.plan.decision import Share
 from hydrakit.plan.results import Number, Seconds
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.stats.paired import Measure
+from hydrakit.stats.sequential import Ended
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
 from hydrakit.stats.verdict import VerdictKind
 
 Metric = Literal["AUC", "R2"]
 
-FORMAT = 3
+FORMAT = 4
 """Latest format of ``comparison.json``: 1 is written where the figure is the AUC of a class, 2 for
-other figures, 3 where folds are values of a subgroup."""
+other figures, 3 where folds are values of a subgroup, 4 where looks were taken."""
 
 
 MAE = "mean absolute error"
@@ -100,8 +101,10 @@ class StrategyPair(Frozen):
             ``against``.
         low: Lower bound of the difference's interval.
         high: Upper bound of the difference's interval.
+        level: Confidence level of the difference's interval; None for that of the comparison.
         p: p-value for no difference.
-        p_holm: p-value after Holm's correction for all pairs.
+        p_holm: p-value after Holm's correction for all pairs, and for all looks where there were
+            several.
         verdict: ``better``, ``worse`` or ``cannot tell``: ``strategy`` compared with ``against``.
         findings_needed: Approximate number of findings needed to detect a difference of this size;
             None where the verdict is ``better`` or ``worse``, or the difference is 0.
@@ -116,6 +119,7 @@ class StrategyPair(Frozen):
     difference: float
     low: float
     high: float
+    level: Share | None = None
     p: Share
     p_holm: Share
     verdict: VerdictKind
@@ -247,6 +251,100 @@ class LeaveOut(Frozen):
     notes: tuple[Text, ...] = ()
 
 
+class PairLook(Frozen):
+    """The first strategy compared with another one at a look.
+
+    Attributes:
+        against: Name of the other strategy.
+        difference: AUC of the first minus that of the other one, by the cells of the look.
+        low: Lower bound of the difference's interval, with the confidence level of the look.
+        high: Upper bound of the difference's interval.
+        p: p-value of this look alone.
+        p_looks: p-value of all looks so far together.
+        chance: Probability that all cells will show a difference; None where one is shown, or the
+            cells are all.
+        ended: Why the comparison with this strategy ended at the look: ``decided``, ``no change
+            expected`` or ``all cells``; None if it went on.
+    """
+
+    against: Name
+    difference: float
+    low: float
+    high: float
+    p: Share
+    p_looks: Share
+    chance: Share | None = None
+    ended: Ended | None = None
+
+
+class TakenLook(Frozen):
+    """A planned look, and what it says where it was taken.
+
+    Attributes:
+        cells: What it covers, in words.
+        time: Expected information, as a share of that of all cells.
+        level: Level of its tests; intervals have 1 minus it.
+        pairs: Comparisons; empty where the look was not taken.
+    """
+
+    cells: Text
+    time: Share
+    level: Share
+    pairs: tuple[PairLook, ...] = ()
+
+
+class DroppedStrategy(Frozen):
+    """A strategy whose comparison ended before that of others.
+
+    Attributes:
+        name: Name of the strategy.
+        look: Number of the last look at it; 0 if there was none.
+        failed: Whether it ended because a cell of it failed.
+        auc: Mean over its cells of the test AUC; None without a look.
+        low: Lower bound of the interval of ``auc``.
+        high: Upper bound of the interval of ``auc``.
+        cells: Number of cells in the mean.
+        seconds: Training time over these cells.
+    """
+
+    name: Name
+    look: Number
+    failed: bool = False
+    auc: Share | None = None
+    low: Share | None = None
+    high: Share | None = None
+    cells: Number = 0
+    seconds: Seconds = 0.0
+
+
+class Looks(Frozen):
+    """Looks at a comparison that may end before all cells are trained.
+
+    Attributes:
+        stops: Whether cells are left out that can hardly change the verdict.
+        planned: All planned looks, in order.
+        needed: Number of cells that the looks so far needed.
+        dropped: Strategies that ended before others. They are not among the comparison's
+            strategies, but their pairs are.
+    """
+
+    stops: bool
+    planned: tuple[TakenLook, ...]
+    needed: Number
+    dropped: tuple[DroppedStrategy, ...] = ()
+
+    @property
+    def taken(self) -> int:
+        """Number of looks that were taken."""
+        return sum(bool(each.pairs) for each in self.planned)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the last look that was taken ended the comparison before the last planned one."""
+        pairs = self.planned[self.taken - 1].pairs if self.taken else ()
+        return 0 < self.taken < len(self.planned) and all(each.ended for each in pairs)
+
+
 class Comparison(Frozen):
     """A comparison of strategies (``comparison.json``).
 
@@ -292,9 +390,10 @@ class Comparison(Frozen):
         plans: Strategies that are plans from files, each with what it is.
         traces: Test figure of each strategy after every epoch, where the cells recorded it.
         leave_out: What was left out of training; None where folds are of random patients.
+        looks: Looks at the results; None where only all cells together were tested.
     """
 
-    format: Literal[1, 2, 3] = 1
+    format: Literal[1, 2, 3, 4] = 1
     hydrakit: Text
     digest: Text
     datasets: tuple[Name, ...]
@@ -330,6 +429,7 @@ class Comparison(Frozen):
     plans: dict[Name, ComparedPlan] = Field(default_factory=dict)
     traces: tuple[EpochTrace, ...] = ()
     leave_out: LeaveOut | None = None
+    looks: Looks | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -357,6 +457,8 @@ class Comparison(Frozen):
         names = [each.name for each in self.strategies]
         if len(set(names)) < len(names):
             raise ValueError("a strategy occurs twice")
+        if self.looks is not None:
+            names += [each.name for each in self.looks.dropped]
         if not self.baselines.keys() <= set(names):
             raise ValueError("a baseline is not among the strategies")
         if not self.plans.keys() <= set(names):

@@ -280,7 +280,10 @@ class VarianceEstimate:
 
 
 def estimate_variance(
-    pairs: FindingPairs, components: tuple[Floats, Floats], pass_values: Floats
+    pairs: FindingPairs,
+    components: tuple[Floats, Floats],
+    pass_values: Floats,
+    given_training: tuple[float, int] | None = None,
 ) -> VarianceEstimate:
     """Estimate the variance of a mean AUC, or of a difference of two, from patients and training.
 
@@ -294,6 +297,8 @@ def estimate_variance(
             `FindingPairs.components`.
         pass_values: AUC, or difference of AUCs, of each pass, ``(passes,)``; NaN for a pass without
             one.
+        given_training: Part of the variance from training, with its degrees of freedom; None
+            estimates it between passes.
 
     Source: Obuchowski 1997, Biometrics 53:567-578; Obuchowski and Rockette 1995, Commun. Stat.
     Simul. 24:285-308.
@@ -307,6 +312,8 @@ def estimate_variance(
     summed = components[0] + components[1]
     training = training_variance(summed, pairs.shares, pass_values, patients)
     training_freedom = max(1, int((pairs.shares > 0).sum()) - 1)
+    if given_training is not None:
+        training, training_freedom = given_training
     terms = (
         one**2 / max(1, positives - 1)
         + two**2 / max(1, negatives - 1)

@@ -12,6 +12,7 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hydrakit.errors import DataError
 from hydrakit.stats.findings import Floats
@@ -83,7 +84,12 @@ class PairedDifference:
 
 
 def compare(
-    first: ScoreTable, second: ScoreTable, *, seed: int = 0, level: float = 0.95
+    first: ScoreTable,
+    second: ScoreTable,
+    *,
+    seed: int = 0,
+    level: float = 0.95,
+    cells_vary: bool = False,
 ) -> PairedDifference:
     """Compare two strategies that were tested on the same findings in the same folds.
 
@@ -99,6 +105,8 @@ def compare(
         second: Scores of the second strategy.
         seed: Seed of the random sign patterns.
         level: Confidence level of the interval.
+        cells_vary: Whether the variance from training is also estimated between the cells of a
+            pass, and the larger estimate counts. A single pass shows none without it.
 
     Raises:
         DataError: The two were not tested on the same findings in the same folds.
@@ -108,6 +116,10 @@ def compare(
     one, two = pairs_of(first), pairs_of(second)
     difference = one.auc - two.auc
     estimate = _variance_of_difference(one, two)
+    if cells_vary:
+        between = _training_between_cells(first, second)
+        if between is not None and between[0] > estimate.training:
+            estimate = _variance_of_difference(one, two, between)
     variance = estimate.variance
     if not equal_ranks(first, second):
         variance = max(variance, MIN_VARIANCE_SHARE * expected_variance(first, second, one, two))
@@ -257,9 +269,48 @@ def equal_ranks(first: ScoreTable, second: ScoreTable) -> bool:
     )
 
 
-def _variance_of_difference(one: FindingPairs, two: FindingPairs) -> VarianceEstimate:
+def _variance_of_difference(
+    one: FindingPairs, two: FindingPairs, training: tuple[float, int] | None = None
+) -> VarianceEstimate:
     above, below = (a - b for a, b in zip(one.components, two.components, strict=True))
-    return estimate_variance(one, (above, below), one.pass_aucs - two.pass_aucs)
+    values = one.pass_aucs - two.pass_aucs
+    return estimate_variance(one, (above, below), values, training)
+
+
+def _training_between_cells(first: ScoreTable, second: ScoreTable) -> tuple[float, int] | None:
+    """Variance of the mean over cells, within passes, that their findings do not explain.
+
+    Returns:
+        The variance and its degrees of freedom; None where no pass has two cells.
+    """
+    values: dict[int, list[float]] = {}
+    explained: dict[int, list[float]] = {}
+    for number, inside in first.cells:
+        one, two = (pairs_of(_cell_of(table, number, inside)) for table in (first, second))
+        values.setdefault(number, []).append(one.auc - two.auc)
+        explained.setdefault(number, []).append(_variance_of_difference(one, two).variance)
+    freedom = {number: len(each) - 1 for number, each in values.items() if len(each) > 1}
+    if not freedom:
+        return None
+    excess = sum(
+        count * float(np.var(values[number], ddof=1) - np.mean(explained[number]))
+        for number, count in freedom.items()
+    )
+    total = sum(freedom.values())
+    return max(0.0, excess / total) / len(first.cells), total
+
+
+def _cell_of(table: ScoreTable, number: int, inside: NDArray[np.intp]) -> ScoreTable:
+    """The scores of one cell."""
+    return ScoreTable(
+        findings=tuple(table.findings[each] for each in inside),
+        patients=table.patients[inside],
+        labels=table.labels[inside],
+        passes=(table.passes[number],),
+        scores=table.scores[number : number + 1, inside],
+        folds=table.folds[number : number + 1, inside],
+        images=table.images[inside],
+    )
 
 
 def _contributions(one: FindingPairs, two: FindingPairs) -> Floats:

@@ -81,6 +81,7 @@ def verdicts(
     *,
     baselines: Mapping[str, str] = MappingProxyType({}),
     networks: bool = True,
+    looks: int = 1,
     level: float = LEVEL,
 ) -> list[Verdict]:
     """Verdicts on a family of comparisons, with Holm's correction over all of them.
@@ -90,6 +91,7 @@ def verdicts(
         baselines: Names of strategies that are baselines, each with its description. The text says
             whether a network is worth its cost, compared with them.
         networks: Whether the scores are of networks, whose random start matters, and not of anyone.
+        looks: Number of planned looks at the results, for which the p-values are corrected.
         level: Confidence level: 1 minus the level of the tests.
 
     Raises:
@@ -106,6 +108,7 @@ def verdicts(
             family=len(names),
             baseline=None if key[0] in baselines else baselines.get(key[1]),
             networks=networks,
+            looks=looks,
             level=level,
         )
         for number, key in names.items()
@@ -120,6 +123,7 @@ def _verdict_of_difference(
     family: int,
     baseline: str | None,
     networks: bool,
+    looks: int,
     level: float,
 ) -> Verdict:
     first, second = names
@@ -130,11 +134,14 @@ def _verdict_of_difference(
     what, digits = MEASURES[pair.measure], ".3g" if pair.measure == "mae" else ".2f"
     if not networks:
         what = pair.measure
+    corrected = [f"{looks} looks"] if looks > 1 else []
+    corrected += [f"{family} comparisons"] if family > 1 else []
+    correction = f" after correction for {' and '.join(corrected)}" if corrected else ""
     details = (
         f"{what} {pair.first:{digits}} against {pair.second:{digits}}, difference "
         f"{pair.difference:+{digits}} ({_percent(pair.level)} interval {pair.low:+{digits}} to "
         f"{pair.high:+{digits}}), p {_p(p)}"
-        f"{f' after correction for {family} comparisons' if family > 1 else ''}"
+        f"{correction}"
     )
     findings = (
         f"{pair.findings}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,10 +16,24 @@ from hydrakit.rounds import Hyperparameters
 from hydrakit.stats.tasks import loss_of
 
 
-def build_optimiser(modules: Sequence[nn.Module], settings: Hyperparameters) -> torch.optim.AdamW:
+class EagerAdamW(torch.optim.AdamW):
+    """AdamW without the wrappers that keep torch's compiler away from its methods.
+
+    The first call of each of them imports the compiler, which takes longer than importing torch.
+    Only code within a compiled function needs them, and hydrakit compiles no optimiser.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+def build_optimiser(modules: Sequence[nn.Module], settings: Hyperparameters) -> EagerAdamW:
     """Adam optimiser for all trainable parameters of some modules."""
     parameters = [each for module in modules for each in module.parameters()]
-    return torch.optim.AdamW(
+    return EagerAdamW(
         [parameter for parameter in parameters if parameter.requires_grad],
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,

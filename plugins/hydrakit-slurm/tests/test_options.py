@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import re
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hydrakit_slurm import SlurmOptions, further_options, minutes_of
+from hydrakit.plugins.options import parse_options, split_component
+from hydrakit_slurm import SlurmOptions, further_options, hydrakit_launchers, minutes_of
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,21 @@ def test_further_options_of_sbatch() -> None:
         "exclusive": True,
         "comment": "a b",
     }
+
+
+def test_the_launchers_of_the_pages_and_of_the_example_have_these_options() -> None:
+    root = Path(__file__).parents[3]
+    pages = (root / "docs" / "cluster.md", root / "plugins" / "hydrakit-slurm" / "README.md")
+    texts = [
+        found
+        for path in (*pages, root / "examples" / "slurm" / "compare.sh")
+        for found in re.findall(r"--launcher (?:'(slurm:[^']*)'|(slurm:\S+))", path.read_text())
+    ]
+    (factory,) = hydrakit_launchers()
+    for quoted, plain in texts:
+        _, options = split_component(quoted or plain, option="--launcher")
+        assert options
+        assert isinstance(parse_options(factory, options), SlurmOptions)
+    assert len(texts) == 4
+    names = {field.name for field in fields(SlurmOptions)}
+    assert names <= set(re.findall(r"`([a-z]+)`", pages[0].read_text()))
