@@ -418,6 +418,41 @@ def _alive(run: Path) -> bool:
     return True
 
 
+def test_cells_are_trained_until_the_verdict_is_known(copied: Path) -> None:
+    design = design_of("hydra", "transfer", seeds=2)
+    told = run(design, copied, until_told=True)
+    assert told.failed == {}
+    assert told.comparison is not None
+    looks = told.comparison.looks
+    assert looks is not None
+    assert [each.cells for each in looks.planned] == [
+        "1 of 2 folds in 2 of 2 passes",
+        "2 of 2 folds in 2 of 2 passes",
+    ]
+    assert looks.taken in (1, 2)
+    assert looks.needed == 4 * looks.taken
+    again = run(design, copied, until_told=True, callback=NothingNew())
+    assert again.comparison is not None
+    assert again.comparison.looks == looks
+    refused(lambda: run(design_of("hydra", "transfer", seeds=3), copied), "--until-told")
+    # Without the option, all cells are trained, and the looks still count.
+    full = run(design, copied)
+    assert full.comparison is not None
+    assert full.comparison.looks is not None
+    assert not full.comparison.looks.stops
+    assert full.comparison.looks.needed == full.comparison.done == 8
+    assert full.comparison.pairs[0].level == 1 - full.comparison.looks.planned[1].level
+    first, _ = full.comparison.looks.planned
+    assert first.pairs[0].p == looks.planned[0].pairs[0].p
+
+
+class NothingNew(CompareCallback):
+    """Fails if a cell is trained."""
+
+    def done(self, cell: Cell, run: RunDir, before: bool) -> None:
+        assert before
+
+
 def test_a_failed_cell_is_named_and_others_go_on(copied: Path) -> None:
     here = CompareDir(copied)
     for strategy in ("hydra", "transfer"):

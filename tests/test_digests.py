@@ -72,9 +72,13 @@ def test_a_folder_tells_of_its_files(tmp_path: Path) -> None:
     assert wrong["b"] == "is missing"
     (tmp_path / "a").write_text("AA")
     assert "(has 2 bytes, had 1)" in dict(digests.damaged_files(tmp_path))["a"]
-    refused(lambda: digests.check_file(tmp_path, "a", remedy="weep"), str(tmp_path / "a"), ": weep")
+    refused(
+        lambda: digests.check_file(tmp_path, "a", remedy=lambda: "weep"),
+        str(tmp_path / "a"),
+        ": weep",
+    )
     for name in ("b", "c"):  # who opens it tells of the one, nothing is known of the other
-        assert digests.check_file(tmp_path, name, remedy="") == tmp_path / name
+        assert digests.check_file(tmp_path, name, remedy=lambda: "") == tmp_path / name
 
     digests.update_digests(tmp_path, renewed=["a", "c"], without=["b"], plan=None)
     found = digests.read_digests(tmp_path)
@@ -93,14 +97,16 @@ def test_a_file_is_read_once_unless_it_changes(
     digests.write_digests(tmp_path, ["a"])
     read.clear()
     for _ in range(3):
-        digests.check_file(tmp_path, "a", remedy="")
+        digests.check_file(tmp_path, "a", remedy=lambda: "")
     assert len(read) == 1
     (tmp_path / "a").write_text("b")
     os.utime(tmp_path / "a", ns=(1, 1))
-    refused(lambda: digests.check_file(tmp_path, "a", remedy="x"), "changed", "SHA-256")
+    refused(lambda: digests.check_file(tmp_path, "a", remedy=lambda: "x"), "changed", "SHA-256")
     assert len(read) == 2
     (tmp_path / "a").write_text("aa")  # another size tells enough
-    refused(lambda: digests.check_file(tmp_path, "a", remedy="x"), "changed", "2 bytes, had 1")
+    refused(
+        lambda: digests.check_file(tmp_path, "a", remedy=lambda: "x"), "changed", "2 bytes, had 1"
+    )
     assert len(read) == 2
 
 

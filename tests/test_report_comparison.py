@@ -20,7 +20,13 @@ from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, Description, Design
 from hydrakit.errors import PlanError
 from hydrakit.report import build_comparison, write_comparison_report
-from hydrakit.report.comparison_figures import RATES, cell_values, resampled_band, weighted_heights
+from hydrakit.report.comparison_figures import (
+    RATES,
+    cell_values,
+    interpolated,
+    resampled_band,
+    weighted_heights,
+)
 from hydrakit.runs.rundir import RunDir
 
 
@@ -148,6 +154,16 @@ def test_weighted_curves_are_those_of_repeated_findings():
         grid = ~np.isin(RATES.round(9), rate.round(9))  # at a step up any of its heights is right
         np.testing.assert_allclose(heights[grid], np.interp(RATES, rate, height)[grid])
     assert np.isnan(found[4]).all()
+
+
+def test_many_curves_are_interpolated_as_numpy_interpolates_each():
+    rng = np.random.default_rng(1)
+    steps = rng.integers(0, 3, (2, 50, 12))  # with points above one another, and repeated ones
+    steps[:, :, -1] += 1
+    ends = np.cumsum(steps, axis=2) / steps.sum(axis=2, keepdims=True)
+    xs, ys = np.concatenate([np.zeros((2, 50, 1)), ends], axis=2)
+    alone = [np.interp(RATES, x, y) for x, y in zip(xs, ys, strict=True)]
+    np.testing.assert_allclose(interpolated(RATES, xs, ys), alone, rtol=0, atol=1e-15)
 
 
 def test_the_band_counts_patients(tmp_path):

@@ -13,6 +13,7 @@ from scipy.stats import binomtest, t
 from sklearn.metrics import roc_auc_score
 
 from hydrakit.errors import DataError
+from hydrakit.stats.findings import mean_score
 from hydrakit.stats.intervals import (
     estimate_variance,
     mean_auc,
@@ -48,6 +49,57 @@ def strategy(
             for index in range(findings)
         ]
     return gather(rows)
+
+
+def one_by_one(rows: list[Row]) -> ScoreTable:
+    """What `gather` gives, from a plain loop over the rows."""
+    names = sorted({row.finding for row in rows})
+    passes = sorted({(row.seed, row.repeat) for row in rows})
+    people = sorted({row.patient for row in rows})
+    of = {(row.seed, row.repeat, row.finding): [] for row in rows}
+    for row in rows:
+        of[row.seed, row.repeat, row.finding].append(row)
+    cells = [[of.get((*key, name), []) for name in names] for key in passes]
+    last = {row.finding: row for row in rows}
+    return ScoreTable(
+        findings=tuple(names),
+        patients=np.array([people.index(last[name].patient) for name in names]),
+        labels=np.array([last[name].label for name in names]),
+        passes=tuple(passes),
+        scores=np.array(
+            [[mean_score([r.score for r in c]) if c else math.nan for c in each] for each in cells]
+        ),
+        folds=np.array([[c[0].fold if c else -1 for c in each] for each in cells]),
+        images=np.array([max(map(len, of_name)) for of_name in zip(*cells, strict=True)]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_scores_are_gathered_as_one_by_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    findings = int(rng.integers(2, 7))
+    owner = [int(rng.integers(0, index + 1)) for index in range(findings)]
+    label = [1, 0, *rng.integers(0, 2, findings).tolist()]
+    rows = [
+        Row(
+            finding=f"f{index}",
+            patient=f"p{owner[index]}",
+            label=label[index],
+            score=float(rng.choice([-0.0, 0.1, 0.2, 0.7])),
+            seed=number,
+            repeat=repeat,
+            fold=0,
+        )
+        for number, repeat in product(range(2), range(2))
+        for index in range(findings)
+        for _ in range(int(rng.integers(0 if repeat else 1, 4)))
+    ]
+    rng.shuffle(rows)
+    found, expected = gather(rows), one_by_one(rows)
+    for name in ("findings", "passes"):
+        assert getattr(found, name) == getattr(expected, name)
+    for name in ("patients", "labels", "scores", "folds", "images"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
 
 
 def variance(tested: ScoreTable):

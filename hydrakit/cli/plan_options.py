@@ -124,11 +124,11 @@ def _generate(fields: Collection[str]) -> list[click.Option]:
 
 
 def schema_text() -> str:
-    """Text of ``plan_options.json``: the part of the JSON schema that options are made of."""
+    """Text of ``plan_options.json``: the JSON schema that options are generated from."""
     from hydrakit.plan.settings import PlanSettings
 
     properties = PlanSettings.model_json_schema()["properties"]
-    return json.dumps({name: properties[name] for name in FIELDS}, indent=1) + "\n"
+    return json.dumps(properties, indent=1) + "\n"
 
 
 def write_schema() -> None:

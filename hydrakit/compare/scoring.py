@@ -577,7 +577,7 @@ def _rows(
     Raises:
         DataError: A case is no longer in the data.
     """
-    rows = []
+    rows, measure = [], cases.measure
     for row in predictions:
         key = row["key"]
         finding = cases.finding.get(key)  # not the text in the row: one for all cells
@@ -591,7 +591,7 @@ def _rows(
                 f"{compare_dir.cell(cell)}: tested {key!r}{change}: restore the data, or {ANOTHER}"
             )
         label = _label(row, output, cases)
-        if label is None and cases.measure == "AUC":
+        if label is None and measure == "AUC":
             continue
         rows.append(
             Row(

@@ -527,8 +527,9 @@ def _quoted(value: object) -> str:
 
 def _places(folder: Path) -> list[str]:
     """Options for the data folders and the device, from the first cell that has them."""
-    for path in sorted(folder.glob("cells/*/environment.json")):
-        return place_options(RunDir(path.parent).environment())
+    for path in sorted((folder / "cells").iterdir()) if (folder / "cells").is_dir() else []:
+        if (path / "environment.json").is_file():
+            return place_options(RunDir(path).environment())
     return []
 
 

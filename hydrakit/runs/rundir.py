@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -180,10 +181,9 @@ class RunDir:
 
     def begun_members(self) -> list[RunDir]:
         """As `members`, without those that have no folder yet; the plan is not read."""
-        folders = [path.parent for path in self.path.glob(f"{MEMBERS}/*/plan.json")]
-        return [
-            RunDir(folder) for folder in sorted(folders, key=lambda each: (len(each.name), each))
-        ]
+        names = sorted(_names_in(self.path / MEMBERS), key=lambda name: (len(name), name))
+        members = [RunDir(self.path / MEMBERS / name) for name in names]
+        return [member for member in members if member.plan_path.is_file()]
 
     def weights(self, plan: Plan, head: str) -> tuple[Path, Path]:
         """Paths of a final head and of the body that it fits, after a check of their digests.
@@ -242,7 +242,8 @@ class RunDir:
 
     def round_folders(self) -> list[Path]:
         """Folders of the finished rounds, in order."""
-        return sorted(path for path in self.path.glob("rounds/*") if not path.suffix)
+        folder = self.path / "rounds"
+        return [folder / name for name in sorted(_names_in(folder)) if not Path(name).suffix]
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock the folder against other processes (`hydrakit.storage.lock.locked`).
@@ -318,7 +319,7 @@ class RunDir:
             PlanError: The file was changed.
         """
         folder = self.round_path(number, round)
-        return check_file(folder, name, remedy=f"restore it, or {self.retraining(folder)}")
+        return check_file(folder, name, remedy=lambda: f"restore it, or {self.retraining(folder)}")
 
     def retraining(self, folder: Path) -> str:
         """Instruction for training a round again; the same seed gives the same weights again."""
@@ -331,7 +332,7 @@ class RunDir:
         Raises:
             PlanError: The file was changed after the run was finished.
         """
-        return check_file(self.path, name, remedy=self.remedy(name))
+        return check_file(self.path, name, remedy=lambda: self.remedy(name))
 
     def remedy(self, name: str) -> str:
         """Instruction for repairing a damaged file of the run."""
@@ -557,6 +558,15 @@ def run_of(file: Path) -> RunDir | None:
         if (folder / "plan.json").is_file():
             return RunDir(folder)
     return None
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Names in a folder; none if it does not exist. `Path.glob` takes ten times as long."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _precedes_plan(path: Path) -> bool:

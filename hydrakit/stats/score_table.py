@@ -14,7 +14,7 @@ from hydrakit.errors import DataError
 from hydrakit.stats.findings import Floats, mean_score
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One network's test score of one image.
 
@@ -140,39 +140,65 @@ def gather_findings(rows: Sequence[Row], *, whole_patients: bool = True) -> Scor
     """
     if not rows:
         raise DataError("there are no test predictions to compare")
-    _check_consistent(rows, whole_patients=whole_patients)
     names = sorted({row.finding for row in rows})
     passes = sorted({(row.seed, row.repeat) for row in rows})
     column_of = {name: column for column, name in enumerate(names)}
     pass_of = {key: number for number, key in enumerate(passes)}
+    columns = np.array([column_of[row.finding] for row in rows])
+    numbers = np.array([pass_of[row.seed, row.repeat] for row in rows])
+    row_folds = np.array([row.fold for row in rows], dtype=np.intp)
+    row_scores = np.array([row.score for row in rows], dtype=np.float64)
+    labels = np.array([row.label for row in rows], dtype=np.float64)
+    row_patients = [row.patient for row in rows]
+    _, patients_of_rows = np.unique(row_patients, return_inverse=True)
+    whole = patients_of_rows if whole_patients else columns
+    if not (
+        np.isfinite(row_scores).all()
+        and (row_folds >= 0).all()
+        and _same(columns, labels)
+        and _same(columns, patients_of_rows)
+        and _same(whole * len(passes) + numbers, row_folds)
+    ):
+        _refuse(rows, whole_patients=whole_patients)
     shape = len(passes), len(names)
-    image_scores: dict[tuple[int, int], list[float]] = {}
-    folds = np.full(shape, -1, dtype=np.intp)
-    row_of: dict[str, Row] = {}
-    for row in rows:
-        at = pass_of[row.seed, row.repeat], column_of[row.finding]
-        image_scores.setdefault(at, []).append(row.score)
-        folds[at] = row.fold
-        row_of[row.finding] = row
-    _, patients = np.unique([row_of[name].patient for name in names], return_inverse=True)
-    scores = np.full(shape, np.nan)
-    images = np.zeros(len(names), dtype=np.intp)
-    for at, values in image_scores.items():
-        scores[at] = mean_score(values)
-        images[at[1]] = max(images[at[1]], len(values))
+    at = numbers * len(names) + columns
+    counts = np.bincount(at, minlength=shape[0] * shape[1])
+    folds = np.full(counts.shape, -1, dtype=np.intp)
+    folds[at] = row_folds
+    scores = np.full(counts.shape, np.nan)
+    scores[at] = row_scores + 0.0  # as `mean_score` of one image does: no score is -0.0
+    several: dict[int, list[float]] = {}
+    for place, score in zip(at[counts[at] > 1].tolist(), row_scores[counts[at] > 1], strict=True):
+        several.setdefault(place, []).append(float(score))
+    for place, values in several.items():
+        scores[place] = mean_score(values)
+    first = _first_rows(columns)
+    _, patients = np.unique([row_patients[row] for row in first], return_inverse=True)
     return ScoreTable(
         findings=tuple(names),
         patients=patients.astype(np.intp),
-        labels=np.array([row_of[name].label for name in names], dtype=np.float64),
+        labels=labels[first],
         passes=tuple(passes),
-        scores=scores,
-        folds=folds,
-        images=images,
+        scores=scores.reshape(shape),
+        folds=folds.reshape(shape),
+        images=counts.reshape(shape).max(axis=0).astype(np.intp),
     )
 
 
-def _check_consistent(rows: Sequence[Row], *, whole_patients: bool) -> None:
-    """Refuse rows that contradict one another."""
+def _first_rows(groups: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Index of the first row of each group, for groups from 0, ``(groups,)``."""
+    return np.asarray(np.unique(groups, return_index=True)[1], dtype=np.intp)
+
+
+def _same(groups: NDArray[np.intp], values: Floats | NDArray[np.intp]) -> bool:
+    """Whether all rows of a group have the same value; unknown ones (NaN) are the same."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    expected = values[first][group]
+    return bool(np.all((values == expected) | (np.isnan(values) & np.isnan(expected))))
+
+
+def _refuse(rows: Sequence[Row], *, whole_patients: bool) -> None:
+    """Refuse rows of which one is impossible, or two contradict one another."""
     first_value: dict[tuple[object, ...], object] = {}
     for row in rows:
         if not math.isfinite(row.score):

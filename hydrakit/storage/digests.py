@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -105,10 +105,8 @@ def read_digests(folder: Path) -> Digests | None:
     """
     path = folder / FILE
     try:
-        content = read_json(path)
-        refuse_later(path, content)
-        digests = Digests.model_validate_json(content)
-        if digests == digests.with_own_digest():
+        digests = _digests_in(path, read_json(path))
+        if digests is not None:
             return digests
         fault = "it was changed since it was written"
     except (FileNotFoundError, NotADirectoryError):
@@ -121,6 +119,14 @@ def read_digests(folder: Path) -> Digests | None:
         f"{path}: cannot be used ({fault}): restore it from a copy, or delete it to use the "
         "files of its folder unchecked"
     )
+
+
+@lru_cache(maxsize=64)  # of a folder whose files are read one after another
+def _digests_in(path: Path, content: bytes) -> Digests | None:
+    """The digests in the content of a ``files.json``; None if it was changed."""
+    refuse_later(path, content)
+    digests = Digests.model_validate_json(content)
+    return digests if digests == digests.with_own_digest() else None
 
 
 def digest_of(path: Path) -> FileDigest:
@@ -177,7 +183,7 @@ def forget_digests() -> None:
     _digest_by_status.cache_clear()
 
 
-def check_file(folder: Path, name: str, *, remedy: str) -> Path:
+def check_file(folder: Path, name: str, *, remedy: Callable[[], str]) -> Path:
     """The path of a file in a folder, after comparing the file with its digest, if it has one.
 
     A missing file is no error here, but for the code that opens it.
@@ -185,7 +191,7 @@ def check_file(folder: Path, name: str, *, remedy: str) -> Path:
     Args:
         folder: Folder of the file.
         name: Path of the file within the folder.
-        remedy: What the user can do if the file was changed.
+        remedy: Returns what the user can do if the file was changed.
 
     Raises:
         PlanError: The file was changed, or it or ``files.json`` cannot be read.
@@ -194,7 +200,7 @@ def check_file(folder: Path, name: str, *, remedy: str) -> Path:
     digest = digests.files.get(name) if digests else None
     fault = _fault(path, digest) if digest and path.exists() else None
     if fault is not None:
-        raise PlanError(f"{path}: {fault}: {remedy}")
+        raise PlanError(f"{path}: {fault}: {remedy()}")
     return path
 
 

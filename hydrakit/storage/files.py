@@ -265,6 +265,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     except csv.Error as error:
         raise ValueError(f"it is no CSV ({error})") from None
     names, rows = (lines[0] if lines else []), []
+    quoted = b"'" in content  # else no cell is another text than it was
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"two of its columns are named {one_line(twice, 100)!r}")
@@ -273,7 +274,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
             continue
         if len(cells) != len(names):
             raise ValueError(f"line {number} has {len(cells)} cells, the first has {len(names)}")
-        rows.append(dict(zip(names, map(original_cell, cells), strict=True)))
+        texts = map(original_cell, cells) if quoted else cells
+        rows.append(dict(zip(names, texts, strict=True)))
     return rows
 
 
