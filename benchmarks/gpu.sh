@@ -63,7 +63,7 @@ part() { # NAME SECONDS
 }
 
 [ -n "${PARTS:-}" ] || rm -f "$out"/*.json "$out"/*.state
-for each in ${PARTS:-checks:60 steps:50 epochs:120 stacked:80 cells:165 compiled:60}; do
+for each in ${PARTS:-checks:60 steps:50 epochs:120 stacked:90 cells:165 compiled:60}; do
     part "${each%:*}" "${each#*:}"
 done
 if [ "$device" != cpu ] && "$python" -c "import pytest" 2>/dev/null; then

@@ -64,7 +64,7 @@ class Settings:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compiled: bool = False
     graphs: bool = True
-    repeats: int = 5
+    repeats: int = 3
     train: int = 256
     val: int = 32
     batch: int = 128
@@ -100,7 +100,6 @@ def quick(settings: Settings) -> Settings:
     """The same measurements with less work: a look at whether all is well, not figures to cite."""
     return replace(
         settings,
-        repeats=3,
         train=128,
         val=16,
         head_epochs=20,

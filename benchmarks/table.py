@@ -18,9 +18,10 @@ TITLE = """# What hydrakit costs
 `python -m benchmarks` writes this page; nobody does by hand. Contenders work in turns, each in a
 process of its own: (a) the authors' way, written anew from its description
 (`benchmarks/authors.py`); (b) the bare floor, a plain network on one tensor in memory, eager, in
-PyTorch's default layout (`benchmarks/floor.py`); and hydrakit. What counts is the median of the
-ratios of neighbours in time; quartiles are in brackets. Seconds drift by tens of percent on a
-shared machine and are given for their size alone.
+PyTorch's default layout (`benchmarks/floor.py`); (c) what a user would write instead, a plain
+Lightning loop with MONAI's transforms and cached data (`benchmarks/lightning_loop.py`); and
+hydrakit. What counts is the median of the ratios of neighbours in time; quartiles are in brackets.
+Seconds drift by tens of percent on a shared machine and are given for their size alone.
 """
 
 

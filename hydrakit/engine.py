@@ -23,6 +23,7 @@ from hydrakit.observers.trackers import trackers_of
 from hydrakit.plan.model import BodySpec, Plan, Split
 from hydrakit.plugins.guard import blame_networks
 from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.bfloat16 import notes_of_bfloat16
 from hydrakit.runs.callbacks import Callbacks, RunCallback, closing
 from hydrakit.runs.compiling import chooses_compiling
 from hydrakit.runs.context import RunContext, context_of
@@ -101,8 +102,6 @@ def run_cell(
     Raises:
         HydrakitError: What `run` refuses; or a dataset has changed.
     """
-    # All cells of a comparison compute alike, and share rounds: none chooses by its own length.
-    context = context.changed(compiled=bool(context.compiled))
     return _run(
         plan,
         context,
@@ -150,6 +149,9 @@ def _run(
             log,
             blame_networks(),
         ):
+            if not session.rundir.environment():  # later, other bits would follow
+                for note in notes_of_bfloat16(session):
+                    all_callbacks.noted(note)
             session.run()
     return session.rundir
 

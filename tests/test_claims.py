@@ -108,6 +108,33 @@ def test_a_member_that_leaves_frees_what_is_not_finished(tmp_path: Path) -> None
     assert (second.claims / "b.1").read_text() == FREE
 
 
+def test_files_that_lost_their_content_stop_nobody(tmp_path: Path) -> None:
+    """A file server that lost power can have the names without the content."""
+    first, second = (member(tmp_path, lambda: 0.0) for _ in range(2))
+    assert first.take("a")
+    assert first.take("b")
+    (first.claims / "a.0").write_text("")
+    assert second.take("a")
+    for broken in (b"", b"\xff", b"x" * 10**5):
+        (first.members / f"{first.id}.gone").write_bytes(broken)
+        assert second.state(first.id) == claims.SILENT
+    assert second.take("b")
+    (first.members / f"{first.id}.member").write_bytes(b"x" * 10**5)
+    assert second.describe(first.id) == "unknown"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_member_whose_thread_ends_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Member, **_: object) -> list[str]:
+        raise SystemExit
+
+    monkeypatch.setattr(Member, "observe", fail)
+    with Member(tmp_path, beat=0.01) as one:
+        one._thread.join()
+        with pytest.raises(HydrakitError):
+            one.check()
+
+
 def test_a_silent_member_is_replaced_and_stops(tmp_path: Path) -> None:
     """The clocks differ by decades, and one goes twice as fast."""
     now = 0.0
@@ -238,8 +265,8 @@ CELLS = 30
 
 
 def take_all(folder: Path, offset: float, slow: float) -> None:
-    """Take claims as a machine does whose clock is wrong; a line of a file for each is its work."""
-    with Member(folder, beat=0.05, limit=0.6, clock=lambda: time.monotonic() + offset) as one:
+    """Take claims as a machine does whose clock is wrong; a file for each is its work."""
+    with Member(folder, beat=0.05, limit=1.5, clock=lambda: time.monotonic() + offset) as one:
         left = {f"cell{number}" for number in range(CELLS)}
         while left:
             for name in sorted(left, key=lambda each: hash((each, offset))):

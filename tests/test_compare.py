@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import helpers
 import numpy as np
@@ -44,6 +44,7 @@ from hydrakit.compare.engine import CellTracker, CompareCallback, CompareResult,
 from hydrakit.compare.nested import job_of
 from hydrakit.compare.scoring import ScoredCases, compare_cells
 from hydrakit.errors import DataError
+from hydrakit.jobs.driver import JobDriver
 from hydrakit.jobs.job import Job, run_job
 from hydrakit.jobs.pool import LocalPool
 from hydrakit.maintenance.clean import clean
@@ -415,6 +416,41 @@ def _alive(run: Path) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_cells_are_trained_until_the_verdict_is_known(copied: Path) -> None:
+    design = design_of("hydra", "transfer", seeds=2)
+    told = run(design, copied, until_told=True)
+    assert told.failed == {}
+    assert told.comparison is not None
+    looks = told.comparison.looks
+    assert looks is not None
+    assert [each.cells for each in looks.planned] == [
+        "1 of 2 folds in 2 of 2 passes",
+        "2 of 2 folds in 2 of 2 passes",
+    ]
+    assert looks.taken in (1, 2)
+    assert looks.needed == 4 * looks.taken
+    again = run(design, copied, until_told=True, callback=NothingNew())
+    assert again.comparison is not None
+    assert again.comparison.looks == looks
+    refused(lambda: run(design_of("hydra", "transfer", seeds=3), copied), "--until-told")
+    # Without the option, all cells are trained, and the looks still count.
+    full = run(design, copied)
+    assert full.comparison is not None
+    assert full.comparison.looks is not None
+    assert not full.comparison.looks.stops
+    assert full.comparison.looks.needed == full.comparison.done == 8
+    assert full.comparison.pairs[0].level == 1 - full.comparison.looks.planned[1].level
+    first, _ = full.comparison.looks.planned
+    assert first.pairs[0].p == looks.planned[0].pairs[0].p
+
+
+class NothingNew(CompareCallback):
+    """Fails if a cell is trained."""
+
+    def done(self, cell: Cell, run: RunDir, before: bool) -> None:
+        assert before
 
 
 def test_a_failed_cell_is_named_and_others_go_on(copied: Path) -> None:
@@ -971,7 +1007,7 @@ def test_what_a_plan_may_change_and_what_not(tmp_path: Path) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, finished: Path) -> Iterator[Counter[str]]:
     """Short heartbeats, no reports, and cells that were trained before; how often each was run."""
-    for name, value in {"BEAT": 0.05, "LIMIT": 0.4, "WAIT": 0.01}.items():
+    for name, value in {"BEAT": 0.05, "LIMIT": 1.0, "WAIT": 0.01}.items():
         monkeypatch.setattr(claims, name, value)
     monkeypatch.setattr(join, "WAIT", 0.01)
     monkeypatch.setattr(join, "PAUSE", 0.05)
@@ -1103,3 +1139,32 @@ def test_a_process_that_was_suspended_stops_its_cells(
     assert run(design, out, join=True).failed == {}
     assert sum(quick.values()) == 4
     assert load(out) == load(finished)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_shared_cell_that_is_done_may_still_write_its_report(copied: Path) -> None:
+    """Its files say that it is done before its process has ended."""
+    each = cell("hydra", 0)
+    waiting, ended = {each.name: each}, list[list[str]]([[each.name], []])
+    shutil.rmtree(copied / "cells" / each.name)
+
+    class Driver:
+        def submit(self, groups: object) -> None:
+            pass
+
+        def poll(self) -> list[SimpleNamespace]:
+            waiting.clear()
+            return [SimpleNamespace(name=name) for name in ended.pop()]
+
+    with claims.Member(copied) as member:
+        cells = join.SharedCells(member, CompareDir(copied), {each: cast("Plan", None)})
+        join.run_shared(
+            member,
+            cast("JobDriver", Driver()),
+            cells,
+            processes=1,
+            waiting=waiting,
+            job_of=lambda _: cast("Job", None),
+        )
+        assert ended == []
+        assert member.held == {}

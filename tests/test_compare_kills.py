@@ -112,7 +112,7 @@ import sys
 from hydrakit.compare import join
 from hydrakit.storage import claims
 
-claims.BEAT, claims.LIMIT, claims.WAIT = 0.3, 6.0, 0.1
+claims.BEAT, claims.LIMIT, claims.WAIT = 0.3, 15.0, 0.1
 join.PAUSE, join.WAIT = 0.3, 0.1
 from hydrakit.cli import main
 
@@ -188,7 +188,7 @@ def test_machines_join_die_and_leave(tmp_path: Path, data: Path) -> None:
         lambda: any(
             path.read_text() == of_first
             and (cells / path.stem / "events.jsonl").exists()
-            and not (cells / path.stem / "files.json").exists()
+            and not (cells / path.stem / "results.json").exists()
             for path in (other.out / "claims").glob("*-*.0")
         ),
         first,
@@ -208,6 +208,7 @@ def test_machines_join_die_and_leave(tmp_path: Path, data: Path) -> None:
     assert sorted(each.name for each in cells.iterdir()) == names
     for name in names:
         assert weights_of(cells / name) == weights_of(whole.out / "cells" / name)
+        assert (cells / name / "report.html").is_file()
     again = {name: number for name, number in begun(other.out).items() if number > 1}
     assert len(again) <= 4  # two of the dead machine, and two of the one that was stopped
     comparisons = [
@@ -219,4 +220,7 @@ def test_machines_join_die_and_leave(tmp_path: Path, data: Path) -> None:
     assert comparisons[0] == comparisons[1]
     gone = {path.name: path.read_text() for path in other.out.glob("claims/members/*.gone")}
     assert sorted(gone.values()) == ["left", "left", "left", "silent"]
+    of_others = [path.name for path in other.out.glob("claims/*-*.[1-9]")]
+    assert of_others  # at least the cell within which the first machine died
     print(f"{len(names)} cells on 4 machines in turn, one killed; continued elsewhere: {again}")
+    print(f"claims taken over or freed: {sorted(of_others)}")

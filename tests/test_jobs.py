@@ -140,7 +140,12 @@ def test_a_run_through_a_launcher_is_the_run_itself(
     standin: Path, data: Path, tmp_path: Path
 ) -> None:
     def work(job: Job) -> str:
+        (tmp_path / "run.jobs" / "states.json").write_text('{"run": "PENDING (Priority)"}')
+        said = CliRunner().invoke(main, ["status", str(tmp_path / "run")])
+        assert said.stderr.endswith("run: has not begun: its job is PENDING (Priority)\n")
         result = CliRunner().invoke(main, ["job", str(tmp_path / "run.jobs" / "run.json")])
+        said = CliRunner().invoke(main, ["status", str(tmp_path / "run")])
+        assert "in the queue: PENDING (Priority)\n" in said.stdout
         return f"exit status {result.exit_code}"
 
     launcher, events = Launcher(work), Events()

@@ -21,7 +21,7 @@ from helpers import another_process, of_the_dead, plan_of, refused, round_of, tr
 from hydrakit.errors import HydrakitError
 from hydrakit.runs.rundir import RunDir
 from hydrakit.storage import lock
-from hydrakit.storage.lock import Holder, cache_lock, holder_of, locked
+from hydrakit.storage.lock import Holder, break_locks, cache_lock, holder_of, joined, locked
 
 PLAN = plan_of(round_of("alpha"))
 
@@ -194,6 +194,33 @@ def test_a_run_is_refused_where_locks_are(
             "--out",
         )
     assert not (tmp_path / "lock.holder").exists()
+
+
+@pytest.mark.parametrize("number", REFUSALS)
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_below_a_folder_with_claims_no_lock_is_needed(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, number)
+    cell = tmp_path / "cells" / "a"
+    cell.mkdir(parents=True)
+    with joined(tmp_path) as member:
+        assert member.take("a")
+        with locked(cell):
+            assert holder_of(cell) is None
+        refused(lambda: locked(tmp_path).__enter__(), "without locks")
+
+
+def test_locks_of_the_dead_are_removed(tmp_path: Path) -> None:
+    cell = tmp_path / "a"
+    (cell / "members" / "2").mkdir(parents=True)
+    with another_process(cell), another_process(cell / "members" / "2"):
+        assert "is running here" in held(cell)
+        break_locks(cell)
+        for folder in (cell, cell / "members" / "2"):
+            with locked(folder):
+                assert holder_of(folder) is not None
+    break_locks(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("number", REFUSALS)

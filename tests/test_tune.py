@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from itertools import product
@@ -27,6 +30,7 @@ from helpers import (
     round_of,
     run_plan,
 )
+from killing import Killing
 from numpy.typing import NDArray
 
 from hydrakit.cli import main
@@ -379,6 +383,54 @@ def test_who_shares_a_search_finds_what_one_finds(
     assert not list((folder / "members").iterdir())
     assert tuned(out, places).plan == whole.plan  # alone, and without another trial
     assert figures(results[0].trials_path) == figures(whole.trials_path)
+
+
+MACHINE = """
+import sys
+from hydrakit.search import tune
+from hydrakit.storage import claims
+
+claims.BEAT, claims.LIMIT, claims.WAIT = 0.3, 15.0, 0.1
+from hydrakit.cli import main
+
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_lose_no_trial(tmp_path: Path, data: Path) -> None:
+    arguments = [
+        *("tune", "--strategy", "hydra", "--datasets", "alpha,beta,alpha", "--folds", "2"),
+        *("--epochs", "4", "--bootstrap", "1", "--body-channels", "4,8", "--device", "cpu"),
+        *("--profile", "recommended-0.1", "--learning-rates", "3e-3,3e-2", "--dropouts", "0,0.4"),
+    ]
+    killing = Killing(tmp_path, data, arguments, tmp_path / "cache")
+
+    def start(name: str, *more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", MACHINE, *arguments, "--out", str(tmp_path / name), *more],
+            env=killing.environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    with start("alone.json") as alone:
+        _, said = alone.communicate()
+        assert alone.returncode == 0, said
+    processes = [start("shared.json", "--join") for _ in range(3)]
+    folder = tmp_path / "shared.tuning"
+    while len(list(folder.glob("trials/*.json"))) < 3:
+        time.sleep(0.01)
+    processes[0].kill()
+    for each in processes:
+        _, said = each.communicate()
+        assert each.returncode == (-signal.SIGKILL if each is processes[0] else 0), said
+    assert load_plan(tmp_path / "shared.json") == load_plan(tmp_path / "alone.json")
+    trials = figures(tmp_path / "alone.tuning.jsonl")
+    assert figures(tmp_path / "shared.tuning.jsonl") == trials
+    gone = sorted(path.read_text() for path in folder.glob("claims/members/*.gone"))
+    taken = [path.read_text() for path in folder.glob("claims/trials-*")]
+    print(f"{len(trials)} trials of 3 processes, one killed ({gone}), {len(taken)} claims")
 
 
 def test_who_shares_another_search_or_none_is_refused(

@@ -83,6 +83,8 @@ def _print_run(run: RunStatus) -> None:
         f"done{f', of {len(run.members) + 1} networks' if run.members else ''}"
     )
     _print_holder(run.holder)
+    if run.queue is not None:
+        say(f"in the queue: {run.queue}")
     if run.last is not None:
         say(f"last event: {run.last.astimezone().isoformat(timespec='seconds')}")
     rows = [

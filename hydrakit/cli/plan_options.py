@@ -124,7 +124,7 @@ def _generate(fields: Collection[str]) -> list[click.Option]:
 
 
 def schema_text() -> str:
-    """Text of ``plan_options.json``: the part of the JSON schema that options are generated from."""
+    """Text of ``plan_options.json``: the JSON schema that options are generated from."""
     from hydrakit.plan.settings import PlanSettings
 
     properties = PlanSettings.model_json_schema()["properties"]

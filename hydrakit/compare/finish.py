@@ -303,7 +303,13 @@ def _notes(cells: StrategyCells) -> tuple[str, ...]:
     comparison = _comparison(cells)
     results = comparison.strategies if comparison else ()
     own = next((each for each in results if each.name == cells.strategy), None)
-    if own is None:
+    looks = comparison.looks if comparison else None
+    if looks and any(each.name == cells.strategy for each in looks.dropped):
+        notes.append(
+            "No expected figure: the comparison with the strategy ended before that with others, "
+            "so that not all of its cells were trained."
+        )
+    elif own is None:
         notes.append(
             "No expected figure: the comparison has no joint results of the strategy, since no "
             "fold is finished by all strategies."

@@ -167,10 +167,13 @@ def run_shared(
     """
     running: set[str] = set()
     next_try = 0.0
-    while waiting:
+    while waiting or running:  # a job that is done may still write its report
         member.check()
         while len(running) < processes and time.monotonic() >= next_try:
-            cell = cells.take(waiting)
+            try:
+                cell = cells.take(waiting)
+            except OSError:  # the folder cannot be reached at present: the heartbeat decides
+                cell = None
             if cell is None:
                 next_try = time.monotonic() + PAUSE
                 break

@@ -128,10 +128,8 @@ class Replayed:
             with torch.cuda.graph(graph, stream=self._stream):
                 self._output = self._function(*self._inputs)
         except RuntimeError as error:
-            for cause in (error, error.__context__):  # the end of a recording fails after its cause
-                if isinstance(cause, torch.OutOfMemoryError):
-                    raise cause from None
-            reason = str(error).strip().partition("\n")[0]
+            cause = error.__context__ or error  # after its cause, the end of a recording fails too
+            reason = str(cause).strip().partition("\n")[0]
             raise PlanError(
                 f"the network cannot be recorded as a CUDA graph ({reason}): run the same command "
                 "again with --no-graphs"

@@ -172,8 +172,8 @@ def load(
 
 
 CHUNK_CASES = 256
-GPU_SHARE = 0.5  # of the free memory of a GPU that the patches of a dataset may take
 PAPER_SIDE = 65  # pixels
+GPU_SHARE = 0.5  # of the free memory of a GPU that the patches of a dataset may take
 
 
 def cases_at_once(most: int, patch: int) -> int:

@@ -12,8 +12,14 @@ from hydrakit.storage.files import MIB, read_whole
 from hydrakit.storage.records import read_value
 
 FAILED = ".failed"  # suffix of the file that says why a job failed
+JOBS = ".jobs"  # suffix of the folder for files of the launcher of a single run
 DIVERGED = "training diverged"  # first line of this file, if that is why
 STATES = "states.json"  # states of queued and running jobs, as the launcher last reported them
+
+
+def jobs_of_run(out: Path) -> Path:
+    """Folder for the files of the job and of the launcher of a single run."""
+    return out.with_name(f"{out.name}{JOBS}")
 
 
 def failure_path(out: Path) -> Path:

@@ -8,14 +8,13 @@ from hydrakit import engine
 from hydrakit.errors import HydrakitError
 from hydrakit.jobs.driver import JobDriver, build_launcher, preview
 from hydrakit.jobs.job import Job
+from hydrakit.jobs.states import jobs_of_run
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.earlier import with_threads_of_run
 from hydrakit.runs.rundir import RunDir
-
-JOBS = ".jobs"  # suffix of the folder for files of the launcher
 
 
 def submit_run(
@@ -54,7 +53,7 @@ def submit_run(
         processes = launcher.processes(context, 1)
         with JobDriver(
             launcher,
-            _folder(out),
+            jobs_of_run(out),
             processes,
             on_poll=rounds.report,
             on_lost=lambda job, how: callback.noted(
@@ -81,12 +80,7 @@ def preview_run(context: RunContext, *, out: Path) -> str | None:
     context = with_threads_of_run(context, out)
     if context.threads is None:
         context = context.changed(threads=launcher.threads(1))
-    return preview(launcher, context, 1, _folder(out), launcher.processes(context, 1))
-
-
-def _folder(out: Path) -> Path:
-    """Folder for the files of the job and of the launcher of a run."""
-    return out.with_name(f"{out.name}{JOBS}")
+    return preview(launcher, context, 1, jobs_of_run(out), launcher.processes(context, 1))
 
 
 class _FinishedRounds:

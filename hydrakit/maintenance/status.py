@@ -13,7 +13,7 @@ from typing import Literal
 from hydrakit.compare.design import FILE as COMPARE
 from hydrakit.compare.design import Cell, CompareDir
 from hydrakit.errors import PlanError, WeightsError, one_line
-from hydrakit.jobs.states import read_states
+from hydrakit.jobs.states import jobs_of_run, read_states
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import CheckpointFacts, Event
 from hydrakit.rounds import Round, Train
@@ -106,6 +106,8 @@ class RunStatus(Frozen):
         last: Time of the last event.
         rounds: Progress of each round, in order; in an ensemble those of the first network.
         members: Progress of the other networks of an ensemble.
+        queue: State of its job in the words of the launcher, such as ``PENDING (Priority)``; None
+            if it says nothing.
     """
 
     kind: Literal["run"] = "run"
@@ -117,6 +119,7 @@ class RunStatus(Frozen):
     last: datetime.datetime | None
     rounds: tuple[RoundStatus, ...]
     members: tuple[MemberStatus, ...] = ()
+    queue: PathText | None = None
 
     @property
     def done(self) -> int:
@@ -168,10 +171,16 @@ def status(folder: Path) -> RunStatus | ComparisonStatus:
     Raises:
         PlanError: The folder holds neither, or a file in it is broken.
     """
-    return _of_comparison(folder) if (folder / COMPARE).is_file() else _of_run(RunDir(folder))
+    if (folder / COMPARE).is_file():
+        return _of_comparison(folder)
+    queue = read_states(jobs_of_run(folder)).get(folder.name)
+    queue = None if queue is None else one_line(queue, MAX_QUEUE)
+    if queue is not None and not folder.exists():
+        raise PlanError(f"{folder}: has not begun: its job is {queue}")
+    return _of_run(RunDir(folder), queue)
 
 
-def _of_run(run: RunDir) -> RunStatus:
+def _of_run(run: RunDir, queue: str | None) -> RunStatus:
     plan, holder = run.plan(), _holder(run.path)
     members = tuple(
         MemberStatus(number=number, rounds=_rounds(member, plan, member.events()))
@@ -188,6 +197,7 @@ def _of_run(run: RunDir) -> RunStatus:
         last=max(times, default=None),
         rounds=_rounds(run, plan, run.events()),
         members=members,
+        queue=queue,
     )
 
 

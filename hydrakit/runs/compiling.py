@@ -35,7 +35,8 @@ def chooses_compiling(
     """Whether the training steps of a run are compiled.
 
     What the user says holds; else what the run began with, since compiling changes the last digits;
-    else whether the saved time is worth it, on a GPU with the paper's body.
+    else whether the saved time is worth it, on a GPU with the paper's body. Runs that share rounds
+    (cells of a comparison, trials of a search) must compute alike, so they do not choose.
 
     Args:
         plan: Plan of the run.
@@ -46,6 +47,8 @@ def chooses_compiling(
     """
     if context.compiled is not None:
         return context.compiled
+    if context.round_cache is not None:
+        return False
     began_with = rundir.environment().get("compiled") if rundir.plan_path.is_file() else None
     if began_with is not None:
         return bool(began_with)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hydrakit.compute.devices import on_device, peak_memory, thread_count
+from hydrakit.compute.graphs import WARM_UP
 from hydrakit.compute.modules import count_parameters
 from hydrakit.errors import PlanError
 from hydrakit.models.body import BodyWithHead
@@ -27,7 +28,7 @@ from hydrakit.training.loop import prepare_modules
 from hydrakit.training.seeds import Seeds
 from hydrakit.training.step import Step
 
-STEPS = 3  # measured steps of each kind, after one that warms up
+STEPS = 3  # measured steps of each kind, after those that warm up
 EPOCH_BYTES = 2000  # metrics of an epoch, in the round's folder and in the report
 OTHER_BYTES = 3_000_000  # report with its patches, predictions, and small files
 
@@ -202,15 +203,16 @@ def _time_step(session: Session, round: Round, examples: TrainingExamples) -> fl
 
 
 def _time(action: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of an action, after one repetition that warms up."""
+    """Median seconds of an action, after repetitions that warm up."""
+    warm_up = WARM_UP + 1 if device.type == "cuda" else 1  # there, the last one records a graph
     seconds = []
-    for _ in range(1 + STEPS):
+    for _ in range(warm_up + STEPS):
         start = time.perf_counter()
         action()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
-    return median(seconds[1:])
+    return median(seconds[warm_up:])
 
 
 def _disk_bytes(rounds: Sequence[RoundCost], body: nn.Module, head: nn.Module) -> int:

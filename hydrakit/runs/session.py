@@ -36,7 +36,6 @@ from hydrakit.plugins.registry import Plugins
 from hydrakit.rounds import Round
 from hydrakit.runs import round_cache, transfer
 from hydrakit.runs.baseline import intensity_baseline, is_baseline
-from hydrakit.runs.bfloat16 import notes_of_bfloat16
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets
@@ -258,9 +257,6 @@ class Session:
             self.callbacks.member(self.number, rundir)
         for note in notes_of_other_bits(rundir, self.plan, before, now):
             self.callbacks.noted(note)
-        if self.number == 1 and not before:  # later, another precision would change the last digits
-            for note in notes_of_bfloat16(self):
-                self.callbacks.noted(note)
         for note in dict.fromkeys(self.start_notes if self.number == 1 else ()):
             self.callbacks.noted(note)
         # Only the first network says how the weights match; for the others it is the same.

@@ -244,8 +244,8 @@ class LookSeries:
     """Looks at the comparisons of the first strategy with others, in order.
 
     A comparison ends at the look that shows a difference, or at which all cells would hardly show
-    one. The strategy's other cells are then not needed. What was shown stays shown: p-values of
-    later looks do not change those of others but by Holm's correction, which they can only relax.
+    one. The strategy's other cells are then not needed. What was shown stays shown: later looks
+    make p-values only smaller, so that Holm's correction can only become less strict.
 
     Args:
         others: Names of the strategies that the first one is compared with.
@@ -319,14 +319,14 @@ class LookSeries:
         hopeless = {name for name, (_, at) in self.latest().items() if at.reason == HOPELESS}
         while True:
             last = levels(times, self.level / (1 + len(hopeless)))[-1]
-            for name in set(names) - hopeless:
-                chance = chance_of_difference(at_look[name].pair.p, time, last)
-                at_look[name] = replace(at_look[name], chance=chance)
-            ended = {
-                name
-                for name in set(names) - hopeless
-                if (left := at_look[name].chance) is not None and left < LEAST_CHANCE
+            chances = {
+                name: chance_of_difference(at_look[name].pair.p, time, last)
+                for name in names
+                if name not in hopeless
             }
+            for name, chance in chances.items():
+                at_look[name] = replace(at_look[name], chance=chance)
+            ended = {name for name, chance in chances.items() if chance < LEAST_CHANCE}
             if not (ended and self._stops):
                 return
             for name in ended:

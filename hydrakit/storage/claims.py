@@ -98,11 +98,13 @@ def create_once(path: Path, content: str) -> bool:
 
 
 def _read(path: Path) -> str | None:
-    """Content of a file; None if there is none."""
+    """Content of a file; None if there is none, and empty if no member has written it."""
     try:
         return read_whole(path, max_bytes=_MAX_BYTES).decode()
     except FileNotFoundError:
         return None
+    except ValueError:  # too large, no text, or no file
+        return ""
 
 
 class Heartbeat(Frozen):
@@ -175,7 +177,8 @@ class Observer:
 
     def state(self, member: str) -> str | None:
         """`LEFT` or `SILENT` for a member that has gone; None for one that is present."""
-        return _read(self.members / f"{member}.gone")
+        content = _read(self.members / f"{member}.gone")
+        return content if content in (None, LEFT) else SILENT
 
     def describe(self, member: str) -> str:
         """Process and machine of a member."""
@@ -334,9 +337,12 @@ class Member(Observer):
             )
 
     def owner(self, name: str) -> str | None:
-        """Id of the member that owns a claim, present or gone; None for a claim that is free."""
+        """Id of the member that owns a claim, present or gone; None for a claim that is free.
+
+        A claim without content is free: a file server that lost power can leave one.
+        """
         generation, content = self._latest(name)
-        return None if generation < 0 or content == FREE else content
+        return None if generation < 0 or content in (FREE, "") else content
 
     def is_open(self, name: str, *, again: bool = False) -> bool:
         """Whether a claim can be taken, as far as is known.
@@ -419,9 +425,12 @@ class Member(Observer):
         self._last_beat = self.clock()
 
     def _work(self) -> None:
-        """Main function of the thread."""
-        while not self._stop.wait(self.beat):
-            self.heartbeat()
+        """Main function of the thread; without it, others would take over work that goes on."""
+        try:
+            while not self._stop.wait(self.beat):
+                self.heartbeat()
+        finally:
+            self._lost = self._lost or not self._stop.is_set()
 
     def _path(self, name: str, generation: int) -> Path:
         return self.claims / f"{name}.{generation}"

@@ -162,7 +162,7 @@ def test_a_disturbed_comparison_on_slurm_is_the_local_one(
     with start(local, "local", {}) as process:
         printed, errors = process.communicate(timeout=3000)
     assert process.returncode == 0, errors
-    assert len(list((out / "cells").glob("*/results.json"))) == CELLS
+    assert len(list((out / "cells").glob("*/predictions.csv"))) == CELLS
     assert digests(out) == digests(local)
     assert results(out) == results(local)
     found = verify(out)
