@@ -47,8 +47,9 @@ def notes_of_bfloat16(session: Session) -> Iterator[str]:
     gain = measured_gain(session, rounds[0])
     if gain >= WORTH_SAYING:
         yield (
-            f"this CPU trains about {gain:.1f} times as fast with `--precision bfloat16`, whose "
-            "results differ from those of the default, float32, by no more than chance"
+            f"this CPU trains about {gain:.1f} times as fast with `--precision bfloat16`; its "
+            "results differ from those of float32, the default: use one of both for all runs that "
+            "you compare"
         )
 
 
