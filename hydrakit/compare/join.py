@@ -167,7 +167,7 @@ def run_shared(
     """
     running: set[str] = set()
     next_try = 0.0
-    while waiting:
+    while waiting or running:  # a late job of a member that is gone may call a running cell failed
         member.check()
         while len(running) < processes and time.monotonic() >= next_try:
             try:
