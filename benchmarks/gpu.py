@@ -453,14 +453,15 @@ def pretended_gpu() -> AbstractContextManager[object]:
     def pass_over(*_: object, **__: object) -> AbstractContextManager[None]:
         return nullcontext()
 
-    return mock.patch.multiple(
-        torch.cuda,
+    changes: dict[str, Any] = {
         **dict.fromkeys(("Stream", "current_stream", "CUDAGraph", "set_sync_debug_mode"), nothing),
         **dict.fromkeys(("stream", "graph"), pass_over),
-        get_sync_debug_mode=lambda: 0,
-        is_current_stream_capturing=lambda: False,
-        max_memory_allocated=lambda: 0,
-    )
+        "get_sync_debug_mode": lambda: 0,
+        "is_current_stream_capturing": lambda: False,
+        "max_memory_allocated": lambda: 0,
+    }
+    patch: AbstractContextManager[object] = mock.patch.multiple(torch.cuda, **changes)
+    return patch
 
 
 def page(out: Path, command: str) -> str:

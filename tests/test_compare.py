@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import helpers
 import numpy as np
@@ -44,6 +44,7 @@ from hydrakit.compare.engine import CellTracker, CompareCallback, CompareResult,
 from hydrakit.compare.nested import job_of
 from hydrakit.compare.scoring import ScoredCases, compare_cells
 from hydrakit.errors import DataError
+from hydrakit.jobs.driver import JobDriver
 from hydrakit.jobs.job import Job, run_job
 from hydrakit.jobs.pool import LocalPool
 from hydrakit.maintenance.clean import clean
@@ -1138,3 +1139,32 @@ def test_a_process_that_was_suspended_stops_its_cells(
     assert run(design, out, join=True).failed == {}
     assert sum(quick.values()) == 4
     assert load(out) == load(finished)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_shared_cell_that_is_done_may_still_write_its_report(copied: Path) -> None:
+    """Its files say that it is done before its process has ended."""
+    each = cell("hydra", 0)
+    waiting, ended = {each.name: each}, list[list[str]]([[each.name], []])
+    shutil.rmtree(copied / "cells" / each.name)
+
+    class Driver:
+        def submit(self, groups: object) -> None:
+            pass
+
+        def poll(self) -> list[SimpleNamespace]:
+            waiting.clear()
+            return [SimpleNamespace(name=name) for name in ended.pop()]
+
+    with claims.Member(copied) as member:
+        cells = join.SharedCells(member, CompareDir(copied), {each: cast("Plan", None)})
+        join.run_shared(
+            member,
+            cast("JobDriver", Driver()),
+            cells,
+            processes=1,
+            waiting=waiting,
+            job_of=lambda _: cast("Job", None),
+        )
+        assert ended == []
+        assert member.held == {}

@@ -208,6 +208,7 @@ def test_machines_join_die_and_leave(tmp_path: Path, data: Path) -> None:
     assert sorted(each.name for each in cells.iterdir()) == names
     for name in names:
         assert weights_of(cells / name) == weights_of(whole.out / "cells" / name)
+        assert (cells / name / "report.html").is_file()
     again = {name: number for name, number in begun(other.out).items() if number > 1}
     assert len(again) <= 4  # two of the dead machine, and two of the one that was stopped
     comparisons = [

@@ -329,7 +329,7 @@ def test_equal_strategies_are_seldom_called_different_at_any_look(
     count = 500 if len(aucs) == 2 else 250
     found = simulate(setting_of((20, 60), *aucs, **more), count, cells_vary=cells_vary)
     print(f"\n{aucs} {more} {cells_vary}: {found}")
-    assert 0.01 <= found["told"] <= 0.07
+    assert 0.003 <= found["told"] <= 0.07  # the test of all cells has about 0.03 here
     assert found["all looks"] <= 0.07
     assert found["cells"] < 0.85
 

@@ -167,7 +167,7 @@ def run_shared(
     """
     running: set[str] = set()
     next_try = 0.0
-    while waiting or running:  # a late job of a member that is gone may call a running cell failed
+    while waiting or running:  # a job that is done may still write its report
         member.check()
         while len(running) < processes and time.monotonic() >= next_try:
             try:
