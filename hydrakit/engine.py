@@ -34,13 +34,16 @@ from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.runs.start import check_start
 from hydrakit.storage.files import NO_ROOM, write_atomic
+from hydrakit.storage.lock import check_lock
 from hydrakit.storage.paths import using_cache
 from hydrakit.storage.records import writable
 
 if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.data.quality.summary import Summary
+    from hydrakit.plan.results import EpochRecord, RoundResult
     from hydrakit.report.figure import Figure
+    from hydrakit.rounds import Round
 
 
 def default_out(plan: Plan) -> Path:
@@ -131,7 +134,7 @@ def _run(
         plugins = plugins or context.plugins()
         trackers = trackers_of(context, plugins, group=group)
         report = [ReportWriter(plugins)] if plan.inner is None else []  # a search has many runs
-        all_callbacks = Callbacks([log, *callbacks, *trackers, *report])
+        all_callbacks = Callbacks([_LockGuard(out), log, *callbacks, *trackers, *report])
         session = _session(
             plan,
             context,
@@ -154,6 +157,29 @@ def _run(
                     all_callbacks.noted(note)
             session.run()
     return session.rundir
+
+
+class _LockGuard(RunCallback):
+    """Ends a run whose folder another process has taken over, before it writes more there."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+
+    def bootstrapping(self, done: int, of: int) -> None:
+        """Check the lock of the folder, as the other events do."""
+        check_lock(self._out)
+
+    def skipped(self, number: int, round: Round) -> None:
+        """Check the lock."""
+        check_lock(self._out)
+
+    def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
+        """Check the lock."""
+        check_lock(self._out)
+
+    def finished(self, number: int, round: Round, result: RoundResult) -> None:
+        """Check the lock."""
+        check_lock(self._out)
 
 
 def dry_run(

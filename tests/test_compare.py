@@ -43,7 +43,7 @@ from hydrakit.compare.design import BASELINES, Cell, CompareDir, Design, make_de
 from hydrakit.compare.engine import CellTracker, CompareCallback, CompareResult, compare
 from hydrakit.compare.nested import job_of
 from hydrakit.compare.scoring import ScoredCases, compare_cells
-from hydrakit.errors import DataError
+from hydrakit.errors import DataError, PlanError
 from hydrakit.jobs.driver import JobDriver
 from hydrakit.jobs.job import Job, run_job
 from hydrakit.jobs.pool import LocalPool
@@ -431,6 +431,10 @@ def test_cells_are_trained_until_the_verdict_is_known(copied: Path) -> None:
     ]
     assert looks.taken in (1, 2)
     assert looks.needed == 4 * looks.taken
+    with pytest.raises(PlanError, match="leave out --join or --until-told"):
+        run(design, copied, until_told=True, join=True)
+    with pytest.raises(PlanError, match="was begun with --until-told, which machines"):
+        run(design, copied, join=True)
     again = run(design, copied, until_told=True, callback=NothingNew())
     assert again.comparison is not None
     assert again.comparison.looks == looks

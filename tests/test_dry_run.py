@@ -220,7 +220,7 @@ def test_a_comparison_prints_what_would_be_trained_and_submitted(
     ]
     for line in ("array=0-3%3", "partition=gpu", "time=120", "cpus-per-task=3"):
         assert f"#SBATCH --{line}" in lines
-    assert lines[-2].endswith("# each of 4 tasks runs: hydrakit job FILE...")
+    assert lines[-2].endswith("# tasks: 4; each runs: hydrakit job FILE...")
     assert list(standin.iterdir()) == []
     result = CliRunner().invoke(main, [*arguments, "--jobs", "1"])
     assert result.stdout.splitlines()[2].startswith("jobs:       1 at a time")

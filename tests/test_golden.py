@@ -207,7 +207,7 @@ def test_a_comparison_of_a_later_version_is_refused(tmp_path: Path) -> None:
         ("files.json", lambda: read_digests(tmp_path)),
     ):
         (tmp_path / name).write_text('{"format": 7, "hydrakit": "3.1.0"}')
-        words = [w if name == "files.json" else w.replace("format 1", "format 3") for w in WORDS]
+        words = [w if name == "files.json" else w.replace("format 1", "format 4") for w in WORDS]
         refused(read, str(tmp_path / name), *words)
 
 

@@ -13,7 +13,7 @@ from helpers import plan_of, plugins, refused, round_of, run_plan
 from hydrakit.cli import main
 from hydrakit.hooks import LauncherFactory
 from hydrakit.jobs.driver import JobDriver, build_launcher
-from hydrakit.jobs.job import Job, job_command, read_job
+from hydrakit.jobs.job import Job, job_command, read_job, run_job, train_job
 from hydrakit.jobs.launchers import hydrakit_launchers
 from hydrakit.jobs.states import read_states, status_of
 from hydrakit.jobs.submit import submit_run
@@ -21,6 +21,8 @@ from hydrakit.plugins import Plugins
 from hydrakit.plugins.options import split_component
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
+from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.lock import TakenOverError, break_locks
 
 PLAN = plan_of(round_of("alpha", epochs=1))
 
@@ -89,6 +91,25 @@ def test_a_lost_job_is_submitted_once_more_and_the_others_go_on(tmp_path: Path) 
     assert read_states(tmp_path / "jobs") == {}
     why = "its process ended unexpectedly 2 times (exit status 9)"
     assert status_of(tmp_path / "a") == status_of(tmp_path / "b") == why
+
+
+def test_jobs_that_do_not_run_are_no_losses(tmp_path: Path) -> None:
+    class Odd(Launcher):
+        def poll(self) -> list[tuple[Job, str]]:
+            (ended,) = super().poll()
+            return [ended, ended, (job_in(tmp_path, "other"), "exit status 0")]
+
+    def fail(job: Job) -> str:
+        job.write_failure("why")
+        return "exit status 1"
+
+    lost: list[str] = []
+    launcher = Odd(fail)
+    with JobDriver(launcher, tmp_path, 1, on_lost=lambda job, how: lost.append(how)) as driver:
+        driver.submit([[job_in(tmp_path)]])
+        assert [job.name for job in driver.poll()] == ["a"]
+    assert lost == []
+    assert len(launcher.files) == 1
 
 
 def test_jobs_are_cancelled_when_the_driver_is_stopped(tmp_path: Path) -> None:
@@ -180,3 +201,24 @@ def test_a_failed_job_says_why(standin: Path, data: Path, tmp_path: Path) -> Non
     assert line.removeprefix("hydrakit: a: failed: ") == job.status()
     assert "alpha" in job.status()
     refused(lambda: read_job(tmp_path / "none.json"), "none.json", "launcher")
+
+
+def test_a_run_that_was_taken_over_stops_and_has_not_failed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class TakeOver(RunCallback):
+        def epoch(self, number: int, round: Any, record: Any) -> None:
+            break_locks(tmp_path / "a")
+
+    context = RunContext(data=data, cache=tmp_path / "cache", device="cpu", threads=1)
+    job = job_in(tmp_path).model_copy(update={"context": context})
+    job = job.model_copy(update={"plan": plan_of(round_of("alpha", epochs=9))})
+    refused(lambda: train_job(job, callbacks=[TakeOver()], plugins=plugins()), "taken over")
+    assert not RunDir(job.out).rounds_done(job.plan)
+
+    def raising(job: Job) -> None:
+        raise TakenOverError("taken over")
+
+    monkeypatch.setattr("hydrakit.jobs.job.train_job", raising)
+    refused(lambda: run_job(job), "taken over")
+    assert job.status() == "waiting"

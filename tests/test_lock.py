@@ -21,7 +21,16 @@ from helpers import another_process, of_the_dead, plan_of, refused, round_of, tr
 from hydrakit.errors import HydrakitError
 from hydrakit.runs.rundir import RunDir
 from hydrakit.storage import lock
-from hydrakit.storage.lock import Holder, break_locks, cache_lock, holder_of, joined, locked
+from hydrakit.storage.lock import (
+    Holder,
+    TakenOverError,
+    break_locks,
+    cache_lock,
+    check_lock,
+    holder_of,
+    joined,
+    locked,
+)
 
 PLAN = plan_of(round_of("alpha"))
 
@@ -207,7 +216,9 @@ def test_below_a_folder_with_claims_no_lock_is_needed(
     with joined(tmp_path) as member:
         assert member.take("a")
         with locked(cell):
-            assert holder_of(cell) is None
+            assert holder_of(cell) is not None
+            check_lock(cell)
+        assert holder_of(cell) is None
         refused(lambda: locked(tmp_path).__enter__(), "without locks")
 
 
@@ -221,6 +232,18 @@ def test_locks_of_the_dead_are_removed(tmp_path: Path) -> None:
             with locked(folder):
                 assert holder_of(folder) is not None
     break_locks(tmp_path / "absent")
+
+
+def test_a_process_whose_lock_was_broken_notices_and_leaves_the_new_one(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        check_lock(tmp_path)
+        break_locks(tmp_path)
+        refused(lambda: check_lock(tmp_path), f"{tmp_path}: another process has taken over")
+        new = f"pid 1 on elsewhere since {datetime.datetime.now().astimezone().isoformat()}\n"
+        (tmp_path / "lock.holder").write_text(new)
+        with pytest.raises(TakenOverError):
+            check_lock(tmp_path)
+    assert (tmp_path / "lock.holder").read_text() == new
 
 
 @pytest.mark.parametrize("number", REFUSALS)

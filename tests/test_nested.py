@@ -33,6 +33,7 @@ from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
 from hydrakit.search.values import tune_values
 from hydrakit.stats.comparison import Comparison
+from hydrakit.storage.lock import holder_of
 
 VIEW = "datasets.alpha.field_of_view.share"
 SETTINGS = {
@@ -239,6 +240,8 @@ def test_a_killed_comparison_goes_on_with_the_same_choices(
         while len(read_results(tuning)) < 2 and process.poll() is None:
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
+    while (holder := holder_of(tuning)) is not None and holder.alive():
+        time.sleep(0.02)  # a killed process takes a moment to end on a busy machine
     assert 2 <= len(read_results(tuning)) < 4
     killing.finish()
     for fold in (0, 1):

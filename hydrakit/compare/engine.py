@@ -241,10 +241,14 @@ def _refuse_looks(
     """
     if until_told:
         refuse_design(design, positive, task)
-    if join and (until_told or (compare_dir.begun and compare_dir.description().looks)):
+    if join and until_told:
         raise PlanError(
-            f"{compare_dir.path}: stops early (--until-told), which machines cannot share: leave "
-            "out --join, or choose another folder with `--out`"
+            "--until-told cannot be shared by several machines: leave out --join or --until-told"
+        )
+    if join and compare_dir.begun and compare_dir.description().looks:
+        raise PlanError(
+            f"{compare_dir.path}: was begun with --until-told, which machines cannot share: "
+            "leave out --join, or choose another folder with `--out`"
         )
 
 

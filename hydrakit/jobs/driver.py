@@ -115,6 +115,8 @@ class JobDriver:
         """Wait for at most about half a second; return the jobs that ended, done or failed."""
         ended, again = [], []
         for job, how in self._launcher.poll():
+            if job.name not in self._waiting:  # reported twice, or never submitted
+                continue
             if job.status() == "waiting" and self._must_run_again(job, how):
                 again.append([job])
                 continue

@@ -28,6 +28,7 @@ from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.storage.files import write_atomic
+from hydrakit.storage.lock import TakenOverError
 from hydrakit.storage.records import read_record, writable, write_record
 from hydrakit.training.loop import DivergedError
 from hydrakit.version import version
@@ -146,9 +147,12 @@ def run_job(job: Job) -> None:
 
     Raises:
         KeyboardInterrupt: The process was asked to stop; the job is not failed.
+        TakenOverError: Another process runs the job now; it is not failed either.
     """
     try:
         train_job(job)
+    except TakenOverError:
+        raise
     except DivergedError as error:
         job.write_failure(f"{DIVERGED}\n{one_line(str(error))}")
     except PluginFault as error:

@@ -26,6 +26,7 @@ from hydrakit.jobs.candidates import read_results
 from hydrakit.jobs.job import Job, run_job
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.lock import TakenOverError
 
 POLL = 0.5
 """Seconds that a poll waits at most."""
@@ -266,7 +267,7 @@ def _work(pipe: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("hydrakit").setLevel(logging.ERROR)  # the parent has printed these warnings
     # SIGTERM is sent by `ask_to_stop`.
-    with dependable(), suppress(StopRequested), stoppable([signal.SIGTERM]):
+    with dependable(), suppress(StopRequested, TakenOverError), stoppable([signal.SIGTERM]):
         while True:
             run_job(Job.model_validate_json(pipe.recv()))
             pipe.send(None)

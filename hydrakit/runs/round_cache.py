@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydrakit.data.load import PAPER_SIDE
 from hydrakit.data.origin import splits_digest
 from hydrakit.errors import PlanError
 from hydrakit.hooks import BodyFactory, HeadFactory, Normalise
@@ -163,6 +164,8 @@ def _of_plan(
         # Left out for the rule that earlier versions had, so that their keys stay valid.
         **({"normalise": other_rules} if other_rules else {}),
         "splits": [splits_digest(splits[name]) for name in seen],
+        # Version 0.1 took more of them at a time, which gives other last bits.
+        **({"batches of": "pixels"} if plan.patch > PAPER_SIDE else {}),
     }
 
 

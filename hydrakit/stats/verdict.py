@@ -429,7 +429,7 @@ def _check(row: TableRow, where: str = "") -> None:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}"
+    return f"{value:+z.2f}"
 
 
 def _percent(level: float) -> str:

@@ -95,6 +95,10 @@ def is_first_file(name: str) -> bool:
     return name in FILES or name.startswith(f".{FILES[1]}.")
 
 
+class TakenOverError(HydrakitError):
+    """Another process works in a folder that this process has locked, after `break_locks`."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Lock a folder for this process within a ``with`` block, after refusing links in it.
@@ -110,7 +114,11 @@ def locked(folder: Path) -> Iterator[None]:
     lock, file = FileLock(folder / FILES[0]), folder / FILES[1]
     try:
         refuse_links(folder)
-        _acquire(lock, folder)
+        try:
+            _acquire(lock, folder)
+        except (OSError, NotImplementedError) as error:
+            if not (_refuses_locks(error) and _is_shared(folder)):
+                raise
         try:
             me = Holder(pid=os.getpid(), host=platform.node(), since=_now())
             write_atomic(file, f"{me}\n".encode(), sync=False)
@@ -119,9 +127,6 @@ def locked(folder: Path) -> Iterator[None]:
             raise
     except (OSError, NotImplementedError) as error:
         if _refuses_locks(error):
-            if any((parent / claims.FOLDER).is_dir() for parent in folder.absolute().parents):
-                yield
-                return
             raise PlanError(
                 f"{folder}: is on a file system without locks ({_reason(error)}), where two "
                 "processes could write at the same time: choose a folder on another disk with "
@@ -136,8 +141,38 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):  # the folder was deleted meanwhile
-            file.unlink(missing_ok=True)
+            if _is_mine(file):
+                file.unlink()
         lock.release()
+
+
+def _is_shared(folder: Path) -> bool:
+    """Whether a folder lies below one that processes have joined."""
+    return any((parent / claims.FOLDER).is_dir() for parent in folder.absolute().parents)
+
+
+def check_lock(folder: Path) -> None:
+    """Check that this process still holds the lock of a folder, which others can break.
+
+    Raises:
+        TakenOverError: The lock was broken (`break_locks`).
+    """
+    if not _is_mine(folder / FILES[1]):
+        raise TakenOverError(
+            f"{folder}: another process has taken over the work here, because this one or the "
+            "command that started it gave no sign of life: this one stops"
+        )
+
+
+def _is_mine(file: Path) -> bool:
+    """Whether ``lock.holder`` names this process, as far as it can be read."""
+    try:
+        content = read_whole(file, max_bytes=MAX_HOLDER)
+    except (FileNotFoundError, ValueError):
+        return False
+    except OSError:
+        return True
+    return content.startswith(f"pid {os.getpid()} on {platform.node()} since ".encode())
 
 
 @contextmanager

@@ -80,7 +80,7 @@ class SlurmOptions:
             raise ValueError(f"memory={self.memory}: write a whole number with a unit, such as 8G")
         if self.minutes * 60 <= self.grace:
             raise ValueError(
-                f"time={self.time}: is not longer than grace={self.grace} seconds: raise time"
+                f"time={self.time} is not longer than grace={self.grace} seconds: raise time"
             )
         further_options(self.sbatch)
         for name in ("prefix", "setup"):
@@ -123,17 +123,23 @@ def minutes_of(text: str) -> int:
     return -(-seconds // 60)
 
 
+_OWN = {"array", "error", "job-name", "no-requeue", "open-mode", "output", "signal", "time"}
+
+
 def further_options(text: str) -> dict[str, str | bool]:
     """Options of sbatch from a text such as ``--exclude=node7 --exclusive``; True has no value.
 
     Raises:
-        ValueError: A word is no option of the form ``--NAME`` or ``--NAME=VALUE``.
+        ValueError: A word is no option of the form ``--NAME`` or ``--NAME=VALUE``, or is one that
+            hydrakit sets.
     """
     options: dict[str, str | bool] = {}
     for word in shlex.split(text):
         match = re.fullmatch(r"--([a-z][a-z-]*)(?:=(.+))?", word)
         if match is None:
             raise ValueError(f"sbatch={text!r}: {word!r} is not of the form --NAME=VALUE")
+        if match[1] in _OWN:
+            raise ValueError(f"sbatch={text!r}: --{match[1]} is set by hydrakit: leave it out")
         options[match[1]] = match[2] or True
     return options
 

@@ -134,7 +134,7 @@ class SlurmLauncher:
         batch = self._batch(commands, context.threads or 1, processes)
         script = self._queue.script(batch, folder.resolve() / FOLDER)
         command = shlex.join([*self._prefix, "hydrakit", "job"])
-        return f"{script}\n# each of {len(commands)} tasks runs: {command} FILE..."
+        return f"{script}\n# tasks: {len(commands)}; each runs: {command} FILE..."
 
     def poll(self) -> list[tuple[Job, str]]:
         """Jobs of the tasks that have ended; the queue is asked every 1 to 30 seconds."""

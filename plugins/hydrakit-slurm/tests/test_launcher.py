@@ -171,7 +171,7 @@ def test_more_groups_than_tasks_are_divided_among_them(tmp_path: Path, job) -> N
     text = preview(launcher, RunContext(), 5, tmp_path / "jobs", 2)
     assert text is not None
     assert text.splitlines()[-1] == (
-        "# each of 2 tasks runs: apptainer exec 'my image.sif' hydrakit job FILE..."
+        "# tasks: 2; each runs: apptainer exec 'my image.sif' hydrakit job FILE..."
     )
 
 
