@@ -272,7 +272,17 @@ EVERY = dict.fromkeys(
 MORE = ("ours.AllEpochs", "ours_runs.ScalePrepare", "ours_runs.ScaleRun", "projection.Limits")
 
 
-@pytest.mark.parametrize("name", [*EVERY, *MORE])
+WHOLE = [name for name in EVERY if name.endswith(("Hydra", "Transfer"))]
+"""Contenders that train whole plans: units of seconds."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(each, marks=pytest.mark.slow) for each in WHOLE),
+        *(each for each in (*EVERY, *MORE) if each not in WHOLE),
+    ],
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:::monai")
 @pytest.mark.filterwarnings("ignore:::lightning", "ignore:::torch.jit")
 def test_every_contender_does_a_unit_of_work(work: Path, name: str) -> None:

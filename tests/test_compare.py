@@ -554,6 +554,7 @@ def test_a_killed_process_is_told_and_replaced(copied: Path, finished: Path) -> 
     assert weights_of(other) == weights_of(CompareDir(finished).cell(cell("transfer", 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cell_processes")
 def test_a_process_that_has_nothing_left_helps_another(copied: Path, finished: Path) -> None:
     here = CompareDir(copied)

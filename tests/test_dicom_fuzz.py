@@ -91,7 +91,7 @@ def told_or_read(path: Path) -> int:
     return refused
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_mutated_files(tmp_path, count):
     chance = random.Random(count)
     whole = seeds(tmp_path)

@@ -38,7 +38,7 @@ GROUPS = {
     "finished": ["run-finished", "comparison-finished"],
     "slow commands": ["run-begun", "comparison"],  # these train, if little
 }
-FEW = {"slow commands": 4}
+FEW = {"slow commands": 2, "finished": 10}
 
 
 def watched(folder: Path, last: int, *targets: str) -> dict[str, Report]:

@@ -48,7 +48,15 @@ def killing_of(folder: Path, data: Path, cache: Path, divisor: int = 1) -> Killi
     return Killing(folder, data, arguments, cache)
 
 
-@pytest.mark.parametrize("number", STATUS)
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_stops_a_run_that_says_how_it_goes_on(
     number: signal.Signals, tmp_path: Path, data: Path, cache: Path, shorter: RunDir
 ) -> None:
