@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from hydrakit.errors import HydrakitError, PlanError
 from hydrakit.storage import claims
-from hydrakit.storage.claims import FREE, Member, Observer, create_once, refuse_members
+from hydrakit.storage.claims import FREE, Observer, Participant, create_once, refuse_members
 
 NAMES = ("a", "b")
 
@@ -72,8 +72,8 @@ def test_a_file_system_without_links_is_named(
     assert not list(tmp_path.iterdir())
 
 
-def member(folder: Path, clock: Callable[[], float]) -> Member:
-    made = Member(folder, beat=10, limit=60, clock=clock)
+def member(folder: Path, clock: Callable[[], float]) -> Participant:
+    made = Participant(folder, beat=10, limit=60, clock=clock)
     made.join()
     return made
 
@@ -125,11 +125,11 @@ def test_files_that_lost_their_content_stop_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_member_whose_thread_ends_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Member, **_: object) -> list[str]:
+    def fail(self: Participant, **_: object) -> list[str]:
         raise SystemExit
 
-    monkeypatch.setattr(Member, "observe", fail)
-    with Member(tmp_path, beat=0.01) as one:
+    monkeypatch.setattr(Participant, "observe", fail)
+    with Participant(tmp_path, beat=0.01) as one:
         one._thread.join()
         with pytest.raises(HydrakitError):
             one.check()
@@ -211,7 +211,7 @@ def test_no_claim_has_two_owners_and_none_is_lost(steps: list[Step], rates: list
     now = 0.0
     with TemporaryDirectory() as folder:
 
-        def new(number: int) -> Member:
+        def new(number: int) -> Participant:
             rate = rates[number]
             return member(Path(folder), lambda: now * rate + number * 1e6)
 
@@ -224,7 +224,7 @@ def test_no_claim_has_two_owners_and_none_is_lost(steps: list[Step], rates: list
                         each.heartbeat()
 
         members, asleep = [new(number) for number in range(3)], set[int]()
-        finished: dict[str, Member] = {}
+        finished: dict[str, Participant] = {}
         for what, number, name in steps:
             one = members[number]
             if number in asleep:
@@ -266,7 +266,7 @@ CELLS = 30
 
 def take_all(folder: Path, offset: float, slow: float) -> None:
     """Take claims as a machine does whose clock is wrong; a file for each is its work."""
-    with Member(folder, beat=0.05, limit=1.5, clock=lambda: time.monotonic() + offset) as one:
+    with Participant(folder, beat=0.05, limit=1.5, clock=lambda: time.monotonic() + offset) as one:
         left = {f"cell{number}" for number in range(CELLS)}
         while left:
             for name in sorted(left, key=lambda each: hash((each, offset))):
@@ -330,7 +330,7 @@ def test_other_commands_refuse_a_folder_with_members(
     monkeypatch.setattr(claims, "BEAT", 0.02)
     monkeypatch.setattr(claims, "LIMIT", 0.2)
     refuse_members(tmp_path)
-    with Member(tmp_path, beat=0.01, limit=10) as one:
+    with Participant(tmp_path, beat=0.01, limit=10) as one:
         assert one.present() == [one.id]
         with pytest.raises(HydrakitError, match=rf"pid {os.getpid()} on .* shares work here"):
             refuse_members(tmp_path)

@@ -1091,7 +1091,7 @@ def test_cells_of_a_dead_machine_are_taken_over_with_their_locks(
     tmp_path: Path, finished: Path, quick: Counter[str]
 ) -> None:
     out, name = tmp_path / "out", cell("transfer", 1).name
-    dead = claims.Member(out)
+    dead = claims.Participant(out)
     dead.join()
     assert dead.take(name)
     folder = out / "cells" / name
@@ -1109,7 +1109,7 @@ def test_who_joins_tries_failed_and_deleted_cells_again(
     """Also those whose owner finished them before it left."""
     design = design_of("hydra", "transfer")
     failed, deleted = (copied / "cells" / cell("hydra", fold).name for fold in (0, 1))
-    with claims.Member(copied) as before:
+    with claims.Participant(copied) as before:
         for path in (failed, deleted):
             assert before.take(path.name)
             before.finish(path.name)
@@ -1161,7 +1161,7 @@ def test_a_shared_cell_that_is_done_may_still_write_its_report(copied: Path) -> 
             waiting.clear()
             return [SimpleNamespace(name=name) for name in ended.pop()]
 
-    with claims.Member(copied) as member:
+    with claims.Participant(copied) as member:
         cells = join.SharedCells(member, CompareDir(copied), {each: cast("Plan", None)})
         join.run_shared(
             member,

@@ -43,7 +43,7 @@ from hydrakit.runs.datasets import PlanDatasets, find_datasets, prepare_datasets
 from hydrakit.runs.earlier import with_threads
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import ComparedPlan, Comparison
-from hydrakit.storage.claims import Member
+from hydrakit.storage.claims import Participant
 from hydrakit.storage.lock import joined, locked
 from hydrakit.storage.paths import using_cache
 from hydrakit.storage.records import write_record
@@ -203,7 +203,7 @@ def compare(
         planned = tracker.planned(launcher, context, processes)
         return CompareResult(out, None, {}, planned)
     compare_dir.begin()
-    working: AbstractContextManager[Member | None] = (
+    working: AbstractContextManager[Participant | None] = (
         joined(compare_dir.path) if join else locked(compare_dir.path)
     )
     with working as member:
@@ -499,7 +499,7 @@ class CellTracker:
     cases: ScoredCases
     plugins: Plugins
     threads: int
-    member: Member | None = None
+    member: Participant | None = None
     baselines: Mapping[str, str] = field(default_factory=dict)
     named_plans: Mapping[str, ComparedPlan] = field(default_factory=dict)
     looks: CellLooks | None = None
@@ -532,7 +532,7 @@ class CellTracker:
         states = self._states()
         return {name: text for name, text in states.items() if text not in ("done", "waiting")}
 
-    def share(self, member: Member, threads: int | None) -> None:
+    def share(self, member: Participant, threads: int | None) -> None:
         """Share the comparison with other processes, whose cells have this number of threads."""
         assert threads is not None
         self.member, self.threads = member, threads

@@ -17,7 +17,7 @@ from hydrakit.jobs.driver import JobDriver
 from hydrakit.jobs.job import Job
 from hydrakit.plan.model import Plan
 from hydrakit.runs.rundir import RunDir
-from hydrakit.storage.claims import WAIT, Member
+from hydrakit.storage.claims import WAIT, Participant
 from hydrakit.storage.lock import break_locks
 
 PAUSE = 2.0
@@ -27,7 +27,7 @@ START, REPORT = "start", "report"
 """Claims of the process that begins, and of the one that writes results while others run."""
 
 
-def refuse_different(ours: Description, member: Member, compare_dir: CompareDir) -> None:
+def refuse_different(ours: Description, member: Participant, compare_dir: CompareDir) -> None:
     """Refuse to share a comparison with processes that run another one.
 
     Raises:
@@ -58,7 +58,9 @@ class SharedCells:
         plans: Plan of each cell.
     """
 
-    def __init__(self, member: Member, compare_dir: CompareDir, plans: Mapping[Cell, Plan]) -> None:
+    def __init__(
+        self, member: Participant, compare_dir: CompareDir, plans: Mapping[Cell, Plan]
+    ) -> None:
         self._member = member
         self._dir = compare_dir
         self._plans = plans
@@ -144,7 +146,7 @@ class SharedCells:
 
 
 def run_shared(
-    member: Member,
+    member: Participant,
     driver: JobDriver,
     cells: SharedCells,
     *,

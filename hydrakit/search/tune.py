@@ -40,7 +40,7 @@ from hydrakit.schema import Frozen, Text
 from hydrakit.search.launched import is_launched
 from hydrakit.search.proposals import Proposals, proposals
 from hydrakit.search.trials import RoundTrials, Setting, TrialRecord, folds_of
-from hydrakit.storage.claims import WAIT, Member
+from hydrakit.storage.claims import WAIT, Participant
 from hydrakit.storage.files import append_line, refuse_link, write_atomic
 from hydrakit.storage.lock import joined
 from hydrakit.storage.records import read_appended, read_record, writable, write_record
@@ -253,7 +253,7 @@ class SharedSearch(Frozen):
     trials: Text | None = None
 
 
-def _agree(files: TuningFiles, member: Member, digest: str, context: RunContext) -> RunContext:
+def _agree(files: TuningFiles, member: Participant, digest: str, context: RunContext) -> RunContext:
     """Refuse to share another search than the other members; the context with their threads.
 
     Raises:
@@ -337,7 +337,7 @@ class TuningFiles:
         """Folder of the run of one of several processes that share the search."""
         return RunDir(self.rundir.path / "members" / member)
 
-    def delete_members(self, member: Member) -> None:
+    def delete_members(self, member: Participant) -> None:
         """Delete the folders of a process and of those that have gone; their rounds are shared."""
         for path in (self.rundir.path / "members").iterdir():
             if path.name == member.id or member.state(path.name) is not None:
@@ -416,7 +416,7 @@ class Tuning(Session):
     proposals: Proposals
     folds: int
     files: TuningFiles
-    member: Member | None = None
+    member: Participant | None = None
     followers: Sequence[TuneCallback] = ()
 
     def write_environment(self, threads: int | None) -> None:
@@ -454,7 +454,7 @@ class Tuning(Session):
                 network.load_round(number, tuning.round)
         return tunings
 
-    def _agree_on_trials(self, member: Member) -> None:
+    def _agree_on_trials(self, member: Participant) -> None:
         """Refuse to share trials with processes that compute them from other data or otherwise.
 
         Raises:
@@ -598,7 +598,7 @@ class Tuning(Session):
 
     def _share_trials(
         self,
-        member: Member,
+        member: Participant,
         number: int,
         trials: RoundTrials,
         missing: Mapping[str, tuple[Setting, int]],

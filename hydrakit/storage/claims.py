@@ -13,7 +13,7 @@ name at most once. `create_once` makes a file with a hard link, which fails if t
   whose heartbeat has not changed for a time, anyone creates this file: its claims can be taken.
   Only the observer's clock measures that time, and only while it observes.
 * A member that was suspended meanwhile finds ``ID.gone`` at its next heartbeat, and must stop its
-  work (`Member.check`).
+  work (`Participant.check`).
 
 The time is longer than NFS keeps outdated attributes and names (60 seconds by default), so that
 whoever takes the claim of a silent member sees all that the member wrote.
@@ -244,7 +244,7 @@ def refuse_members(folder: Path) -> None:
             )
 
 
-class Member(Observer):
+class Participant(Observer):
     """This process as a member, in a ``with`` block; a thread writes its heartbeat and observes.
 
     At the end of the block, claims that are not finished become free, and the member leaves.

@@ -176,7 +176,7 @@ def _is_mine(file: Path) -> bool:
 
 
 @contextmanager
-def joined(folder: Path) -> Iterator[claims.Member]:
+def joined(folder: Path) -> Iterator[claims.Participant]:
     """Join a folder within a ``with`` block, in which other processes may work that do the same.
 
     A process that locks the folder does so before it looks for members, and a member joins before
@@ -188,7 +188,7 @@ def joined(folder: Path) -> Iterator[claims.Member]:
             links.
     """
     refuse_links(folder)
-    with claims.Member(folder, beat=claims.BEAT, limit=claims.LIMIT) as member:
+    with claims.Participant(folder, beat=claims.BEAT, limit=claims.LIMIT) as member:
         holder = holder_of(folder)
         if holder is not None and (alive := holder.alive()) is not False:
             remedy = "" if alive else f", or delete {folder / FILES[1]} if that process has ended"
