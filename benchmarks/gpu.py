@@ -99,7 +99,7 @@ class Part:
     """A part of the measurements: writes its lines as they come.
 
     Args:
-        name: Of the part.
+        name: Name of the part.
         settings: Where the work is done, with the folder of its files.
         sizes: How much.
         out: Folder of the results.
