@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydrakit.data.load import PAPER_SIDE
 from hydrakit.data.origin import splits_digest
 from hydrakit.errors import PlanError
 from hydrakit.hooks import BodyFactory, HeadFactory, Normalise
@@ -124,6 +123,8 @@ def _of_plan(
     fits: Mapping[str, ChannelFit],
 ) -> dict[str, Any]:
     """Part of the key that describes the plan and its data."""
+    from hydrakit.data.load import PAPER_SIDE  # imports torch
+
     rounds = plan.rounds[:number]
     seen = list(dict.fromkeys(name for round in rounds for name in round.datasets))
     heads = _heads(plan, number)
