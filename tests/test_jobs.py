@@ -112,6 +112,10 @@ def test_jobs_that_do_not_run_are_no_losses(tmp_path: Path) -> None:
     assert len(launcher.files) == 1
 
 
+def test_a_launcher_that_would_run_nothing_is_refused(tmp_path: Path) -> None:
+    refused(lambda: JobDriver(Launcher(lambda job: ""), tmp_path, 0), "0 jobs", "--launcher")
+
+
 def test_jobs_are_cancelled_when_the_driver_is_stopped(tmp_path: Path) -> None:
     def stop(job: Job) -> str:
         raise KeyboardInterrupt

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hydrakit.errors import PlanError
 from hydrakit.hooks import Launcher, LauncherFactory
 from hydrakit.jobs.job import Job
 from hydrakit.jobs.states import STATES
@@ -58,6 +59,9 @@ class JobDriver:
         processes: Number of jobs that run at the same time (`Launcher.processes`), an attribute.
         on_poll: Called a few times per second.
         on_lost: Called with a job and a description, when its process ended unexpectedly.
+
+    Raises:
+        PlanError: The launcher runs no job.
     """
 
     def __init__(
@@ -69,6 +73,11 @@ class JobDriver:
         on_poll: Callable[[], None] = lambda: None,
         on_lost: Callable[[Job, str], None] = lambda job, how: None,
     ) -> None:
+        if processes < 1:
+            raise PlanError(
+                f"the launcher would run {processes} jobs at the same time, so that none begins: "
+                "correct its plugin, or choose another with `--launcher`"
+            )
         self._launcher = launcher
         self._folder = folder
         self.processes = processes
