@@ -1,14 +1,4 @@
-"""Checks for the tests of a dataset plugin.
-
-Example::
-
-    from hydrakit.testing import check_adapter
-
-    def test_adapter(tmp_path):
-        write_three_files(tmp_path)
-        report = check_adapter(ADAPTER, tmp_path)
-        assert report.samples == {"benign": 2, "malignant": 1}
-"""
+"""Checks of datasets."""
 
 from __future__ import annotations
 
