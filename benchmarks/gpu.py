@@ -470,8 +470,9 @@ def page(out: Path, command: str) -> str:
     for name in PARTS:
         path = out / f"{name}.json"
         lines = json.loads(path.read_text()) if path.is_file() else []
-        rows += lines or [[name, "nothing", "the part failed, or its time was up: see its log"]]
         state = out / f"{name}.state"
+        why = "the part failed, or its time was up: see its log" if state.is_file() else "not run"
+        rows += lines or [[name, "nothing", why]]
         if state.is_file() and state.read_text().strip() != "0":
             rows.append([name, "stopped", f"exit status {state.read_text().strip()}"])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"

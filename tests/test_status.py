@@ -235,3 +235,12 @@ def test_a_comparison(compared: CompareDir) -> None:
         assert "hydra-seed0-repeat0-fold1: running, 1 rounds done (RUNNING node7)\n" in text
         assert "in the queue: 1 RUNNING node7, 1 PENDING (Priority)\n" in text
     assert "queue" not in call(compared.path)[0]  # the command that submitted the jobs has ended
+
+
+def test_a_folder_of_several_runs_is_refused_with_the_name_of_one(tmp_path: Path) -> None:
+    """Such as that of `hydrakit order` or `tune --try`, which is no comparison."""
+    refused(lambda: status(tmp_path), str(tmp_path), "neither a run nor a comparison", "compare")
+    for name in ("b", "a"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "plan.json").write_text("{}")
+    refused(lambda: status(tmp_path), "2 of them", str(tmp_path / "runs" / "a"))

@@ -177,7 +177,25 @@ def status(folder: Path) -> RunStatus | ComparisonStatus:
     queue = None if queue is None else one_line(queue, MAX_QUEUE)
     if queue is not None and not folder.exists():
         raise PlanError(f"{folder}: has not begun: its job is {queue}")
+    if folder.is_dir() and not RunDir(folder).plan_path.is_file():
+        _refuse_other(folder)
     return _of_run(RunDir(folder), queue)
+
+
+def _refuse_other(folder: Path) -> None:
+    """Name what is in a folder that is neither a run nor a comparison, such as a search."""
+    inside = [
+        path.parent
+        for below in ("*", "*/*")
+        for name in (COMPARE, "plan.json")
+        for path in folder.glob(f"{below}/{name}")
+    ]
+    remedy = (
+        f"it holds {len(inside)} of them: give one, such as {min(inside)}"
+        if inside
+        else "give a folder that `hydrakit run` or `hydrakit compare` has written"
+    )
+    raise PlanError(f"{folder}: is neither a run nor a comparison: {remedy}")
 
 
 def _of_run(run: RunDir, queue: str | None) -> RunStatus:
