@@ -163,10 +163,6 @@ def test_who_is_at_it(looked: tuple[RunDir, list[RunStatus]]) -> None:
     assert "whether it is running is unknown" in call(run.path)[0]
 
 
-def test_other_folders_are_refused(tmp_path: Path) -> None:
-    refused(lambda: status(tmp_path), str(tmp_path), "not the folder of a run")
-
-
 def test_torch_is_not_loaded(hydra_run: RunDir) -> None:
     code = f"""
 import sys
