@@ -29,7 +29,7 @@ from hydrakit.runs.compiling import chooses_compiling
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.dry_run import DryRun, measure
-from hydrakit.runs.earlier import with_threads_of_run
+from hydrakit.runs.earlier import naming_plugins_of_run, with_threads_of_run
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.runs.start import check_start
@@ -370,8 +370,9 @@ def _session(
     rundir = RunDir.check(out, plan)
     if plan.final and context.trace_test:
         raise PlanError("the plan has no test split to trace: leave out trace_test (--trace-test)")
-    datasets = find_datasets(plan, context, plugins)
-    check_components(plan, datasets.adapters, plugins)
+    with naming_plugins_of_run(rundir, plugins):
+        datasets = find_datasets(plan, context, plugins)
+        check_components(plan, datasets.adapters, plugins)
     check_start(plan, rundir)
     if compute.device.type == "cpu":
         keep_large_blocks()

@@ -58,9 +58,16 @@ PAPER = "paper"  # plans list the options of this body without its name
 
 Features = Annotated[int, Field(gt=0, le=MAX_FEATURES)]
 Copies = Literal["group", "drop", "report"]
+"""Handling of copies of an image: all in one split, only those of one patient, or only reported."""
+
 Conflicts = Literal["error", "keep", "drop"]
+"""Handling of copies with different labels: refused, used, or left out."""
+
 BootstrapRule = Literal["all", "halving"]
+"""How random starts are compared: all to the end, or half of them left out again and again."""
+
 NormKind = Literal["batch", "group", "dataset"]
+"""Normalisation layers: batch norm, group norm, or batch norm with statistics of each dataset."""
 
 
 class Fold(Frozen):

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from hydrakit.runs.rundir import RunDir
 
 
+__all__ = ["RunCallback"]
+
+
 class RunCallback:
     """Base class of callbacks: one method for each event, which does nothing unless overridden.
 

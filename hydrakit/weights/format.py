@@ -300,6 +300,8 @@ class BodyMetadata(Frozen):
         plan: Digest of the plan that trained it; None if no plan did, or an older version.
         data: Content digests of the datasets that trained it under that plan, by name.
         cards: What users must know about these datasets, by name.
+        plugin: Distribution and version of the plugin that built it, such as ``hydrakit-skin 1.2``;
+            the file has it only if that is another distribution than hydrakit.
     """
 
     kind: Literal["body"] = "body"
@@ -319,6 +321,7 @@ class BodyMetadata(Frozen):
     cards: Annotated[dict[Name, DatasetCard], Field(max_length=MAX_DATASETS)] = Field(
         default_factory=dict
     )
+    plugin: Text | None = None
 
     @property
     def chain(self) -> tuple[Ancestor, ...]:
@@ -330,7 +333,7 @@ class BodyMetadata(Frozen):
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer fields with their defaults: such files are as before these fields."""
         content: dict[str, Any] = serialise(self)
-        for name in ("lineage", "plan", "data", "cards"):
+        for name in ("lineage", "plan", "data", "cards", "plugin"):
             if not getattr(self, name):
                 content.pop(name, None)
         return content
@@ -369,6 +372,8 @@ class HeadMetadata(Frozen):
             a run.
         plan: Digest of the plan that trained it; None if no plan did, or an older version.
         card: What users must know about its dataset; None if an older version wrote the file.
+        plugin: Distribution and version of the plugin that built it, such as ``hydrakit-skin 1.2``;
+            the file has it only if that is another distribution than hydrakit.
         digest: Digest of its tensors, those of the stems among them.
         probe: Features and their logits, to check that the factory still builds the same head.
     """
@@ -399,6 +404,7 @@ class HeadMetadata(Frozen):
     decision: Decision | None = None
     plan: Sha256Text | None = None
     card: DatasetCard | None = None
+    plugin: Text | None = None
     digest: Sha256Text
     probe: Probe
 
@@ -447,7 +453,7 @@ class HeadMetadata(Frozen):
         ``conflicts`` affects splits only if copies were dropped.
         """
         content: dict[str, Any] = serialise(self)
-        for name in ("views", "decision", "plan", "card"):
+        for name in ("views", "decision", "plan", "card", "plugin"):
             if getattr(self, name) is None:
                 content.pop(name, None)
         if self.conflicts != "drop":
