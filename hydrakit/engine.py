@@ -193,7 +193,15 @@ def dry_run(
 ) -> DryRun:
     """Check everything that a run needs, and estimate its cost, without creating its folder.
 
-    Data that is not prepared yet is prepared, and stays in the cache. Arguments are those of `run`.
+    Data that is not prepared yet is prepared, and stays in the cache.
+
+    Args:
+        plan: Plan from `make_plan` or `load_plan`.
+        context: Where and how to compute; None for the defaults.
+        out: Folder that the run would have; None for `default_out`.
+        callbacks: Callbacks that are called while cases are read.
+        plugins: Plugins of this process; None loads the installed ones (`RunContext.plugins`).
+        values: Values of the context by name, for example ``device="cpu"``.
 
     Raises:
         HydrakitError: What `run` refuses; or memory or disk space is too small.

@@ -716,7 +716,13 @@ class Tracker(Protocol):
         """
 
     def send(self, name: str, value: float, step: int) -> None:
-        """Record the value of a metric at a step."""
+        """Record the value of a metric at a step.
+
+        Args:
+            name: Name of the metric, such as ``02-brain-all/val auc``.
+            value: Its value.
+            step: Number of the epoch, from 1.
+        """
 
     def flush(self) -> None:
         """Write all values sent so far to permanent storage."""

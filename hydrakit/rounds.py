@@ -209,7 +209,12 @@ _NEWER = (
 
 
 class Other(Frozen):
-    """A further dataset of a round, and the name of its head."""
+    """A further dataset of a round.
+
+    Attributes:
+        dataset: Name of the dataset.
+        head: Name of its head.
+    """
 
     dataset: Name
     head: Name

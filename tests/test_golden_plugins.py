@@ -41,7 +41,7 @@ from hydrakit.testing import check_adapter
 from hydrakit.weights.format import read_body, read_head
 
 GOLDEN = Path(__file__).parent / "golden" / "plugins-api-1"
-DIGEST = "?"
+DIGEST = "8fdb1a3ebf491355863202be7396e262c0a170b6e5051dc4afdf308392d9cda1"
 """Of the files of the plugins: if it has changed, change the files back."""
 
 OFFERS = {
@@ -151,7 +151,8 @@ def test_heads_and_bodies_are_built(golden: Plugins) -> None:
 def test_strategies_plan(golden: Plugins) -> None:
     names = ["golden-spots", "golden-depths", "golden-spots"]
     together = hydrakit.make_plan("golden-together", names)
-    assert [round.train for round in together.rounds] == ["all", "norm", "all", "head"]
+    trained = [round.train for round in together.rounds[: together.strategy_rounds]]
+    assert trained == ["all", "norm", "all", "head"]
     assert (together.rounds[0].datasets, together.rounds[0].mix) == (tuple(names[:2]), "epoch")
     alone = hydrakit.make_plan("golden-alone", names[:1])
     assert (alone.body.name, alone.head.name) == ("golden-pooled", "golden-layers")
@@ -200,6 +201,7 @@ def test_a_launcher_runs_jobs(
 ) -> None:
     launcher = build_launcher("golden-one-by-one:prefix=", golden)
     assert golden.get(LauncherFactory, "golden-one-by-one").name == "golden-one-by-one"
+    assert "1 at a time, on auto" in launcher.preview(RunContext(), 2, tmp_path, processes=1)  # type: ignore[attr-defined]
     exits = [sys.executable, "-S", "-c", "raise SystemExit(3)"]
     monkeypatch.setattr("hydrakit.jobs.job.job_command", lambda _: exits)
     plan = hydrakit.make_plan("golden-alone", ["golden-spots"])

@@ -442,7 +442,10 @@ def test_the_options_of_a_component_are_shown() -> None:
         "      number of units of each hidden layer",
     ]
     described = json.loads(CliRunner().invoke(main, ["plugins", "info", "brain", "--json"]).output)
-    assert [(each["kind"], each["options"]) for each in described] == [("dataset", [])]
+    assert [(each["kind"], each.get("options")) for each in described] == [
+        ("dataset", []),
+        ("plugin", None),
+    ]
     refused = CliRunner().invoke(main, ["plugins", "info", "mpl"])
     assert (refused.exit_code, refused.stderr) == (
         1,
@@ -732,11 +735,11 @@ def test_a_clash_is_a_fault_of_the_list(install: Install) -> None:
 
 def test_a_plugin_and_its_distribution_are_described(install: Install) -> None:
     info = install("two-kinds", "tp_kinds", HEAD.format(name="kinds"), entry="kinds")
+    install("two-kinds", "tp_other_kinds", "1 / 0")
     with (info / "METADATA").open("a") as file:
         file.write(
             "Summary: Heads of two kinds\nProject-URL: Homepage, https://example.org/kinds\n"
         )
-    install("two-kinds", "tp_other_kinds", "1 / 0")
     both = CliRunner().invoke(main, ["plugins", "info", "two-kinds"])
     assert re.sub(r"in \d+ ms", "in N ms", both.output).splitlines() == [
         "plugin kinds: module tp_kinds of two-kinds 1.0",

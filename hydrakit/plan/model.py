@@ -71,7 +71,12 @@ NormKind = Literal["batch", "group", "dataset"]
 
 
 class Fold(Frozen):
-    """One fold of a cross-validation: number ``index`` of ``count``, counted from 0."""
+    """One fold of a cross-validation.
+
+    Attributes:
+        index: Number of the fold, counted from 0.
+        count: Number of folds.
+    """
 
     index: Annotated[int, Field(ge=0)]
     count: Annotated[int, Field(ge=2, le=MAX_FOLDS)]
@@ -84,7 +89,12 @@ class Fold(Frozen):
 
 
 class LeftOut(Frozen):
-    """A value of a subgroup that is left out of training: scanner ``Skyra``."""
+    """A value of a subgroup that is left out of training.
+
+    Attributes:
+        subgroup: Name of the subgroup, such as ``scanner``.
+        value: The value, such as ``Skyra``.
+    """
 
     subgroup: Text
     value: Text
@@ -156,7 +166,12 @@ StoredScalar = OptionText | int | float | bool
 
 
 class Component(Frozen):
-    """A component of a plan: its name and its options."""
+    """A component of a plan.
+
+    Attributes:
+        name: Its name.
+        options: Its options by name; those that are missing have their defaults.
+    """
 
     name: Name
     options: dict[Name, StoredScalar | tuple[StoredScalar, ...] | None] = Field(
@@ -166,6 +181,10 @@ class Component(Frozen):
     @classmethod
     def of(cls, factory: Factory, given: Mapping[str, OptionValue]) -> Self:
         """Describe a component; list all its options, or none if all have their defaults.
+
+        Args:
+            factory: The component.
+            given: Values of some of its options.
 
         Raises:
             PlanError: An option is unknown, or its value is not allowed.

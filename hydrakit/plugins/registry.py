@@ -194,7 +194,12 @@ class Plugins:
         return f"{origin}, which is not installed: install it if you trust its source"
 
     def source_of(self, kind: type, name: str) -> PluginSource | None:
-        """The plugin that offers a component; None for hydrakit's own commands, and in `of`."""
+        """The plugin that offers a component; None for hydrakit's own commands, and in `of`.
+
+        Args:
+            kind: Class of the component.
+            name: Name of the component.
+        """
         for plugin in self.records:
             if name in plugin.offered(kind) and name in self.all(kind):
                 return plugin.source

@@ -128,6 +128,10 @@ def update_metadata(path: Path, **changes: Any) -> None:
 def set_decision(path: Path, decision: Decision | None) -> None:
     """Write a decision into a head's file; all else in it stays the same.
 
+    Args:
+        path: File of the head.
+        decision: Calibration and threshold of its probabilities; None removes the stored one.
+
     Raises:
         WeightsError: The file is not a head's, or is damaged.
     """
@@ -416,6 +420,10 @@ def load_model(
 
 def mismatch(body: BodyMetadata, head: HeadMetadata) -> str | None:
     """Return a note if a head was trained on another body; None if it was trained on this one.
+
+    Args:
+        body: Metadata of the body, from `read_metadata`.
+        head: Metadata of the head.
 
     Raises:
         WeightsError: They cannot be combined: features, patch or channels differ.

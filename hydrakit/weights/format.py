@@ -140,7 +140,12 @@ class AveragedViews(Frozen):
 
 
 class Probe(Frozen):
-    """Test values of a head: features ``(features,)`` and their logits ``(outputs,)``."""
+    """Test values of a head.
+
+    Attributes:
+        features: Values of one case, ``(features,)``.
+        logits: Logits that the head computed for them, ``(outputs,)``.
+    """
 
     features: tuple[float, ...]
     logits: tuple[float, ...]
@@ -169,7 +174,12 @@ class TrainingCases(Frozen):
 
     @classmethod
     def of(cls, contents: Iterable[str], cohorts: Mapping[str, str | None]) -> TrainingCases:
-        """Describe images by their content digests, and datasets by their cohorts."""
+        """Describe images and cohorts.
+
+        Args:
+            contents: Content digests of the images.
+            cohorts: Cohorts of the datasets by name; None for a dataset without one.
+        """
         images = sorted({_prefix(content) for content in contents if content})[:MAX_IMAGES]
         return cls(
             images=base64.b64encode(b"".join(images)).decode(),
@@ -413,7 +423,12 @@ class HeadMetadata(Frozen):
         return dataset if dataset in self.stems else self.dataset
 
     def image_channels(self, dataset: str, *, body: int) -> int:
-        """Number of channels that images of a dataset need in front of a body with ``body``."""
+        """Number of channels that images of a dataset need.
+
+        Args:
+            dataset: Name of the dataset.
+            body: Number of channels that the body takes.
+        """
         stem = self.stems.get(self.stem_for(dataset))
         return body if stem is None else stem.images
 
