@@ -742,16 +742,12 @@ def test_a_plugin_and_its_distribution_are_described(install: Install) -> None:
         )
     both = CliRunner().invoke(main, ["plugins", "info", "two-kinds"])
     assert re.sub(r"in \d+ ms", "in N ms", both.output).splitlines() == [
-        "plugin kinds: module tp_kinds of two-kinds 1.0",
-        "  Heads of two kinds",
+        "distribution two-kinds 1.0: Heads of two kinds",
         "  https://example.org/kinds",
-        "  imported in N ms",
-        "  head kinds: a head",
-        "plugin tp_other_kinds: module tp_other_kinds of two-kinds 1.0",
-        "  Heads of two kinds",
-        "  https://example.org/kinds",
-        "  imported in N ms",
-        "  BROKEN: ZeroDivisionError: division by zero",
+        "  plugin kinds: module tp_kinds, imported in N ms",
+        "    head kinds: a head",
+        "  plugin tp_other_kinds: module tp_other_kinds, imported in N ms",
+        "    BROKEN: ZeroDivisionError: division by zero",
     ]
     # A component and a plugin of one name are both described.
     named = CliRunner().invoke(main, ["plugins", "info", "kinds", "--json"])

@@ -154,8 +154,9 @@ def test_what_is_missing_is_noticed() -> None:
     code = (
         "def f(a, *, b):\n    '''Do it.\n\n    Args:\n        a: One.\n    '''\n"
         "def g(a, b):\n    '''Do it.'''\n"
-        "class C:\n    '''It.\n\n    Attributes:\n        x: One.\n    '''\n    x: int\n    y: int\n"
-        "    z: int\n    '''Three.'''\n    def m(self): pass\n    def __init__(self, x): ...\n"
+        "class C:\n    '''It.\n\n    Attributes:\n        x: One.\n    '''\n    x: int\n"
+        "    y: int\n    z: int\n    '''Three.'''\n    def m(self): pass\n"
+        "    def __init__(self, x): ...\n"
         "D = 3\n"
     )
     found = [

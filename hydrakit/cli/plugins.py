@@ -110,8 +110,15 @@ def info(name: str, as_json: bool) -> None:
             say(f"  {option['name']}={option['default']}  ({option['expected']})")
             if option["help"]:
                 say(f"      {option['help']}")
+    distribution = None
     for plugin, each in zip(records, described, strict=True):
-        _say_description(plugin, each)
+        if plugin.source.release != distribution:
+            distribution = plugin.source.release
+            about = f": {each['summary']}" if each["summary"] else ""
+            say(one_line(f"distribution {distribution}{about}"))
+            if each["homepage"]:
+                say(f"  {one_line(each['homepage'])}")
+        _say_description(plugin, each["components"])
 
 
 def _describe(kind: str, component: Any) -> dict[str, Any]:
@@ -166,16 +173,12 @@ def _about(distribution: str) -> dict[str, str | None]:
     return {"summary": values.get("summary"), "homepage": homepage}
 
 
-def _say_description(plugin: PluginRecord, description: dict[str, Any]) -> None:
-    """Print what `_describe_plugin` returned."""
-    say(f"plugin {plugin.name}: module {plugin.module} of {plugin.distribution} {plugin.version}")
-    for line in (description["summary"], description["homepage"]):
-        if line:
-            say(f"  {one_line(line)}")
-    if plugin.import_ms is not None:
-        say(f"  imported in {plugin.import_ms:.0f} ms")
-    for each in description["components"]:
+def _say_description(plugin: PluginRecord, components: list[dict[str, Any]]) -> None:
+    """Print a plugin, with its components as `_describe_plugin` lists them."""
+    time = "" if plugin.import_ms is None else f", imported in {plugin.import_ms:.0f} ms"
+    say(f"  plugin {plugin.name}: module {plugin.module}{time}")
+    for each in components:
         summary = f": {each['summary']}" if each["summary"] else ""
-        say(f"  {each['kind']} {each['name']}{summary}")
+        say(f"    {each['kind']} {each['name']}{summary}")
     for line in _faults(plugin):
-        say(f"  {line}")
+        say(f"    {line}")
