@@ -89,6 +89,7 @@ def test_the_commands_are_these() -> None:
         "plugins",
         "plugins info",
         "plugins list",
+        "plugins new",
         "predict",
         "report",
         "run",

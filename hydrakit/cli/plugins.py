@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hydrakit.cli import params
+from hydrakit.cli import params, plugins_new
 from hydrakit.cli.printing import say, say_json
 from hydrakit.errors import one_line
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 @click.group(short_help="List and describe installed plugins and their components.")
 def plugins() -> None:
     """List and describe plugins and their datasets, heads, bodies, strategies and more."""
+
+
+plugins.add_command(plugins_new.new)
 
 
 @plugins.command("list")
