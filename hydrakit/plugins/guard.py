@@ -249,6 +249,15 @@ def _origin(error: BaseException) -> tuple[PluginSource, str] | None:
     return origin
 
 
+def unguarded(component: Any) -> Any:
+    """Return the component with its own function in place of the guarded one, if `guard` guarded it."""
+    for kind, (attribute, _) in _GUARDS.items():
+        function = getattr(component, attribute, None) if isinstance(component, kind) else None
+        if isinstance(function, partial) and any(isinstance(x, PluginSource) for x in function.args):
+            return function.args[-1]
+    return component
+
+
 def guard(component: Any, source: PluginSource) -> Any:
     """Return the component with its function guarded; a command is guarded by the program."""
     package = source.module.partition(":")[0].partition(".")[0]
