@@ -250,11 +250,12 @@ def _origin(error: BaseException) -> tuple[PluginSource, str] | None:
 
 
 def unguarded(component: Any) -> Any:
-    """Return the component with its own function in place of the guarded one, if `guard` guarded it."""
+    """Return the component with its own function, if `guard` has guarded it."""
     for kind, (attribute, _) in _GUARDS.items():
         function = getattr(component, attribute, None) if isinstance(component, kind) else None
-        if isinstance(function, partial) and any(isinstance(x, PluginSource) for x in function.args):
-            return function.args[-1]
+        given = function.args if isinstance(function, partial) else ()
+        if any(isinstance(each, PluginSource) for each in given):
+            return given[-1]
     return component
 
 

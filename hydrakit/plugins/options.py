@@ -49,7 +49,7 @@ class OptionField:
 
     @property
     def values(self) -> tuple[OptionValue, ...]:
-        """The values of a ``Literal`` or a ``bool``, and None if it is allowed; others are endless."""
+        """The values of a ``Literal`` or a ``bool``, and None if allowed; empty for other types."""
         inner = _without_none(self.type)
         kind = self.type if inner is None else inner
         listed: tuple[OptionValue, ...] = (False, True) if kind is bool else ()
