@@ -7,13 +7,16 @@ from typing import Any
 
 import click
 
-from hydrakit.cli import params
+from hydrakit.cli import params, plugins_check
 from hydrakit.cli.printing import say, say_json
 
 
 @click.group(short_help="List and describe installed plugins and their components.")
 def plugins() -> None:
     """List and describe plugins and their datasets, heads, bodies, strategies and more."""
+
+
+plugins.add_command(plugins_check.check)
 
 
 @plugins.command("list")
