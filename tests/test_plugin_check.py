@@ -280,7 +280,7 @@ def refusing(datasets: Any, settings: Any) -> list[Any]:
         (reading, f"it opens {__file__}"),
         (popping, "it changes the list of datasets"),
         (refusing, "it refuses every number of datasets: 1 refused: no datasets, please"),
-        (lambda datasets, settings: [], "'rounds' is empty"),
+        (lambda datasets, settings: [], "no round trains on 'first', the last of first, which"),
         (lambda datasets, settings: [{}], "it returned a dict"),
         (lambda datasets, settings: rounds(datasets[:1], settings),
          "no round trains on 'second', the last of first, second, which is the target"),
@@ -476,7 +476,7 @@ def project(tmp_path: Path) -> Path:
 
 @click.command()
 @click.argument("name", type=int, default="x")
-def broken_command(name):
+def broken(name):
     pass
 
 
@@ -501,7 +501,7 @@ def test_a_folder_is_checked_without_being_installed(project: Path, files: Path)
     )
     failed = [each for each in plugin["properties"] if each["state"] == "failed"]
     assert [(each["of"], each["name"]) for each in failed] == [
-        ("command 'broken-command'", "it has a help text"),
+        ("command 'broken'", "it has a help text"),
         ("dataset 'files'", "the checks for leaks pass (`datasets check`)"),
     ]
     assert "too few" in failed[1]["text"] or "few" in failed[1]["text"]

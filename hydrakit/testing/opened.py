@@ -1,4 +1,4 @@
-"""Which files the code of a ``with`` block opens."""
+"""Which files the code of a ``with`` block reads."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ _installed = False
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and _paths is not None and isinstance(arguments[0], str | bytes):
+    if event != "open" or _paths is None or not isinstance(arguments[0], str | bytes):
+        return
+    if not arguments[2] & (os.O_WRONLY | os.O_RDWR):
         _paths.append(os.path.abspath(os.fsdecode(arguments[0])))  # noqa: PTH100 - text is enough
 
 
 @contextmanager
 def opened_files() -> Iterator[list[str]]:
-    """Collect the absolute paths of files that Python code opens in a ``with`` block.
+    """Collect the absolute paths of files that Python code opens to be read in a ``with`` block.
 
     Libraries in C and C++ that open files by themselves are not seen. The block can be entered
     again after it has ended, not within itself.
