@@ -2,12 +2,15 @@
 
 Example::
 
-    from hydrakit.testing import check_adapter, check_plugin, require
+    from hydrakit.testing import check_adapter, check_head, check_plugin, require
 
     def test_adapter(tmp_path):
         write_three_files(tmp_path)
         report = check_adapter(ADAPTER, tmp_path)
         assert report.samples == {"benign": 2, "malignant": 1}
+
+    def test_head():
+        check_head(HEAD)
 
     def test_plugin(tmp_path):
         write_many_files(tmp_path / "skin")
@@ -24,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hydrakit.testing.adapter import AdapterReport, check_adapter
     from hydrakit.testing.launchers import check_launcher
+    from hydrakit.testing.networks import check_body, check_head
     from hydrakit.testing.plugin import check_plugin
     from hydrakit.testing.properties import (
         CheckedProperty,
@@ -40,6 +44,8 @@ __all__ = [
     "Property",
     "PropertySkipped",
     "check_adapter",
+    "check_body",
+    "check_head",
     "check_launcher",
     "check_plugin",
     "check_properties",
@@ -52,6 +58,8 @@ __all__ = [
 _MODULES = {
     "AdapterReport": "adapter",
     "check_adapter": "adapter",
+    "check_body": "networks",
+    "check_head": "networks",
     "check_launcher": "launchers",
     "check_plugin": "plugin",
     "check_strategy": "strategies",

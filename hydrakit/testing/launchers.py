@@ -23,7 +23,13 @@ from hydrakit.hooks import (
 )
 from hydrakit.plugins.options import parse_options
 from hydrakit.plugins.registry import load_plugins
-from hydrakit.testing.properties import Property, PropertySkipped, check_properties, require
+from hydrakit.testing.properties import (
+    CheckedProperty,
+    Property,
+    PropertySkipped,
+    check_properties,
+    require,
+)
 
 if TYPE_CHECKING:
     from hydrakit.jobs.job import Job
@@ -245,7 +251,7 @@ def check_launcher(
     options: Mapping[str, OptionValue] | None = None,
     *,
     timeout: float = SECONDS,
-) -> None:
+) -> list[CheckedProperty]:
     """Check that a launcher runs jobs, says that they have ended, and cancels others.
 
     Its jobs train nothing: they are refused when they are run, since their dataset does not exist.
@@ -255,9 +261,12 @@ def check_launcher(
         options: Options of the launcher, as a user would give them; None for the defaults.
         timeout: Seconds that each call may take, and two jobs.
 
+    Returns:
+        The properties that were checked.
+
     Raises:
         AssertionError: It has faults; the message has one line for each.
     """
     with tempfile.TemporaryDirectory(prefix="hydrakit-check-") as folder:
         subject = LauncherSubject(factory, Path(folder), options or {}, timeout)
-        require(check_properties(f"launcher {factory.name!r}", subject, LAUNCHER_PROPERTIES))
+        return require(check_properties(f"launcher {factory.name!r}", subject, LAUNCHER_PROPERTIES))

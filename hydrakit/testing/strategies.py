@@ -14,7 +14,13 @@ from hydrakit.plugins.guard import describe_error
 from hydrakit.plugins.process_state import restored
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.testing.opened import opened_files
-from hydrakit.testing.properties import Property, PropertySkipped, check_properties, require
+from hydrakit.testing.properties import (
+    CheckedProperty,
+    Property,
+    PropertySkipped,
+    check_properties,
+    require,
+)
 
 if TYPE_CHECKING:
     from hydrakit.plan.model import Plan
@@ -185,15 +191,18 @@ STRATEGY_PROPERTIES = (
 """Properties of a strategy."""
 
 
-def check_strategy(strategy: SequenceStrategy) -> None:
+def check_strategy(strategy: SequenceStrategy) -> list[CheckedProperty]:
     """Check that a strategy lists valid rounds, and does nothing else.
 
     It is asked for the rounds of 1, 2, 3 and 5 datasets, and of a dataset that is named twice. The
     heads and bodies that it names must be installed. It may refuse a number of datasets with a
     `HydrakitError`, unless it refuses all.
 
+    Returns:
+        The properties that were checked.
+
     Raises:
         AssertionError: It has faults; the message has one line for each.
     """
     subject = StrategySubject(strategy, load_plugins())
-    require(check_properties(f"strategy {strategy.name!r}", subject, STRATEGY_PROPERTIES))
+    return require(check_properties(f"strategy {strategy.name!r}", subject, STRATEGY_PROPERTIES))

@@ -19,7 +19,9 @@ from typing import Any
 import click
 
 from hydrakit.hooks import (
+    BodyFactory,
     DatasetAdapter,
+    HeadFactory,
     LauncherFactory,
     NamedComponent,
     SequenceStrategy,
@@ -40,6 +42,9 @@ Group = tuple[str, Any, Iterable[Property[Any]]]
 
 ORDER = (SequenceStrategy, click.Command, DatasetAdapter, LauncherFactory, TrackerFactory)
 """Classes of components in the order of their checks: strategies before what imports torch."""
+
+IN_RUNS = (DatasetAdapter, HeadFactory, BodyFactory, SequenceStrategy)
+"""Classes of components that a run of one plugin has."""
 
 
 def main() -> None:
@@ -75,6 +80,7 @@ def _groups(module: str, data: Path | None, folder: Path) -> Iterator[Group]:
     offered = components_of(module)
     for (kind, name), component in sorted(offered.items(), key=lambda item: _order(item[1])):
         yield from checks.of(f"{kind} {name!r}", component)
+    yield from checks.of_all(f"plugin {plugin.name!r}", offered.values())
 
 
 def _order(component: object) -> int:
@@ -139,6 +145,20 @@ class _Checks:
             from hydrakit.testing.trackers import TRACKER_PROPERTIES, TrackerSubject
 
             yield name, TrackerSubject(component, self._folder(name)), TRACKER_PROPERTIES
+        elif isinstance(component, HeadFactory | BodyFactory):
+            from hydrakit.testing.networks import BODY_PROPERTIES, HEAD_PROPERTIES, NetworkSubject
+
+            properties = HEAD_PROPERTIES if isinstance(component, HeadFactory) else BODY_PROPERTIES
+            yield name, NetworkSubject(component, {}, self._folder(name)), properties
+
+    def of_all(self, name: str, components: Iterable[Any]) -> Iterator[Group]:
+        """The checks of a run with the components, if a run can have some of them."""
+        own = tuple(each for each in components if isinstance(each, IN_RUNS))
+        if own:
+            from hydrakit.testing.whole import WHOLE_PROPERTIES, PluginSubject
+
+            subject = PluginSubject(own, self.plugins, self.data, self._folder(name))
+            yield name, subject, WHOLE_PROPERTIES
 
     def _of_dataset(self, name: str, adapter: DatasetAdapter) -> Iterator[Group]:
         from hydrakit.testing.datasets import DATASET_PROPERTIES, DatasetSubject
