@@ -87,6 +87,7 @@ def test_the_commands_are_these() -> None:
         "order",
         "plan",
         "plugins",
+        "plugins check",
         "plugins info",
         "plugins list",
         "plugins new",
