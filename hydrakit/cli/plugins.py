@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hydrakit.cli import params
+from hydrakit.cli import params, plugins_check, plugins_new
 from hydrakit.cli.printing import say, say_json
 from hydrakit.errors import one_line
 
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from hydrakit.plugins.registry import PluginRecord, Plugins
 
 
-@click.group(short_help="List and describe installed plugins and their components.")
+@click.group(short_help="List, describe, check and write plugins.")
 def plugins() -> None:
-    """List and describe plugins and their datasets, heads, bodies, strategies and more."""
+    """List, describe, check and write plugins: datasets, heads, bodies, strategies and more."""
+
+
+plugins.add_command(plugins_new.new)
+plugins.add_command(plugins_check.check)
 
 
 @plugins.command("list")

@@ -261,6 +261,16 @@ def _origin(error: BaseException) -> tuple[PluginSource, str] | None:
     return origin
 
 
+def unguarded(component: Any) -> Any:
+    """Return the component with its own function, if `guard` has guarded it."""
+    for kind, (attribute, _) in _GUARDS.items():
+        function = getattr(component, attribute, None) if isinstance(component, kind) else None
+        given = function.args if isinstance(function, partial) else ()
+        if any(isinstance(each, PluginSource) for each in given):
+            return given[-1]
+    return component
+
+
 def guard(component: Any, source: PluginSource) -> Any:
     """Return the component with its function guarded; a command is guarded by the program."""
     package = source.module.partition(":")[0].partition(".")[0]

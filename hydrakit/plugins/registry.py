@@ -258,6 +258,26 @@ def load_plugins(disabled: frozenset[str] | None = None) -> Plugins:
 Offers = dict[tuple[str, str], Any]  # component by the name of its kind and its own name
 
 
+def installed_plugins() -> list[PluginRecord]:
+    """The plugins that are installed, as their metadata names them: none is imported."""
+    return [entry.record for entry in _entry_points()[0]]
+
+
+def components_of(module: str) -> Offers:
+    """Import a plugin; its components, unguarded, by the name of their kind and their own name.
+
+    Args:
+        module: Module that its entry point names, perhaps with an object in it: ``package:plugin``.
+
+    Raises:
+        PluginError: It is no valid plugin.
+    """
+    manager = pluggy.PluginManager("hydrakit")
+    manager.add_hookspecs(hooks)
+    point = metadata.EntryPoint(name="plugin", value=module, group=hooks.ENTRY_POINT_GROUP)
+    return _collect(point.load(), manager)
+
+
 class _Entry(NamedTuple):
     """An entry point, and the record of its plugin before it is loaded."""
 
