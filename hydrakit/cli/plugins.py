@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.completion import ANY, names_of
 from hydrakit.cli.printing import say, say_json
 
 
@@ -47,7 +48,7 @@ def list_plugins(as_json: bool) -> None:
 
 
 @plugins.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names_of(*ANY))
 @params.as_json
 def info(name: str, as_json: bool) -> None:
     """Describe the components called NAME: kind, summary and options."""
