@@ -42,6 +42,11 @@ def prepared(name: str, root: Path, cache: Path) -> PreparedDataset:
         classes=("no", "yes"),
         field_of_view=FieldOfView(share=1.0),
         read=read,
+        version="1",
+        layout="none",
+        how_to_get="they are made here",
+        citation="none",
+        licence="none",
     )
     prepare(adapter, root, options={}, patch=32, cache=cache)
     with using_cache(cache):

@@ -438,7 +438,7 @@ def _tried(folder: Path) -> tuple[dict[str, bool], float]:
     with suppress(FileNotFoundError):
         other.unlink()
     try:
-        with locked(folder):
+        with warnings.catch_warnings(action="ignore"), locked(folder):
             command = [sys.executable, "-c", _TRY_LOCK, str(folder / FILES[0])]
             done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode == 0:
