@@ -6,9 +6,12 @@ import re
 
 # Commands of the program itself; no plugin may replace them.
 OWN_COMMANDS = (
+    "cache",
     "clean",
     "compare",
+    "completion",
     "datasets",
+    "doctor",
     "evaluate",
     "export",
     "finish",

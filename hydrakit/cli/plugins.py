@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params, plugins_check, plugins_new
+from hydrakit.cli.completion import ANY, names_of
 from hydrakit.cli.printing import say, say_json
 from hydrakit.errors import one_line
 
@@ -79,7 +80,7 @@ def _faults(plugin: PluginRecord) -> Iterator[str]:
 
 
 @plugins.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names_of(*ANY))
 @params.as_json
 def info(name: str, as_json: bool) -> None:
     """Describe NAME: a component, with its options; or a plugin or a distribution.

@@ -31,6 +31,7 @@ from hydrakit.data.prepared.crop import (
     crop_fault,
     is_flat,
 )
+from hydrakit.data.prepared.folder import note_use
 from hydrakit.data.prepared.index import (
     ExcludedCase,
     ImageIntensity,
@@ -110,9 +111,11 @@ def prepare(
     """
     check_root(adapter, root)
     with using_cache(cache):
-        return _prepare(
+        prepared = _prepare(
             adapter, root, options, patch=patch, fresh=fresh, on_case=on_case, threads=threads
         )
+    note_use(prepared.folder, root)
+    return prepared
 
 
 def already_prepared(
@@ -126,9 +129,12 @@ def already_prepared(
         DataError: The folder of the dataset is missing, or cannot be listed.
     """
     check_root(adapter, root)
-    with suppress(OSError, ValueError):  # missing, or broken
-        return open_prepared(_index_path(adapter, root, options, patch=patch), reused=True)
-    return None
+    try:
+        prepared = open_prepared(_index_path(adapter, root, options, patch=patch), reused=True)
+    except (OSError, ValueError):  # missing, or broken
+        return None
+    note_use(prepared.folder, root)
+    return prepared
 
 
 def _index_path(
