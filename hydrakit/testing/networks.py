@@ -371,11 +371,11 @@ def _sizes_of_head(subject: NetworkSubject) -> str:
     built, refused = list[str](), list[str]()
     for features in sorted(FEATURES):
         for outputs in counts:
-            text = f"{features} features and {outputs} outputs"
+            text = f"features={features}, outputs={outputs}"
             try:
                 subject.build(features=features, outputs=outputs)
             except PlanError as error:
-                refused.append(f"{text} are refused ({one_line(str(error), 80)})")
+                refused.append(f"{text} is refused ({one_line(str(error), 80)})")
             except Exception as error:
                 raise AssertionError(
                     f"with {text}: {describe_error(error)}: build any size, or raise PlanError"
@@ -393,13 +393,13 @@ def _sizes_of_body(subject: NetworkSubject) -> str:
     built, refused = list[str](), list[str]()
     for channels in subject.channels:
         for patch in sorted({usual, usual + 1, *([least] if least > 1 else [])}):
-            text = f"{channels} channels and a patch of {patch} pixels"
+            text = f"in_channels={channels}, patch={patch}"
             try:
                 subject.build(channels=channels, options={"patch": patch})
             except PlanError as error:
                 if patch in (usual, least):
                     raise AssertionError(f"with {text}: {error}") from error
-                refused.append(f"{text} are refused ({one_line(str(error), 80)})")
+                refused.append(f"{text} is refused ({one_line(str(error), 80)})")
             except Exception as error:
                 raise AssertionError(
                     f"with {text}: {describe_error(error)}: say what it can use in `needs`, or "
@@ -580,7 +580,8 @@ def _dropout(subject: NetworkSubject) -> str:
     unknown = [
         name
         for name, layer in module.named_modules()
-        if "dropout" in type(layer).__name__.lower() and not any(map(is_dropout, layer.modules()))
+        if "dropout" in type(layer).__name__.lower()
+        and not (is_dropout(layer) or list(layer.children()))
     ]
     assert not (random and unknown), (
         f"hydrakit cannot set the probability of {_names(unknown)}: use torch.nn.Dropout, or "
