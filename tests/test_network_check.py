@@ -22,6 +22,7 @@ from hydrakit.hooks import BodyFactory, HeadFactory, InputNeeds, NamedComponent
 from hydrakit.models.bodies import hydrakit_body_factories
 from hydrakit.models.heads import hydrakit_head_factories
 from hydrakit.plugins import Plugins
+from hydrakit.plugins.guard import PluginSource, guard
 from hydrakit.testing import CheckedProperty, check_body, check_head, check_properties
 from hydrakit.testing.networks import BODY_PROPERTIES, HEAD_PROPERTIES, NetworkSubject
 from hydrakit.testing.whole import WHOLE_PROPERTIES, PluginSubject
@@ -292,6 +293,15 @@ class AnyDataset(HiddenStatistics):
 def test_a_broken_body_is_named(network: type[Body], name: str, words: str, tmp_path: Path) -> None:
     (full,) = [each.name for each in BODY_PROPERTIES if each.name.startswith(name)]
     assert words in fault(body_of(network), full, tmp_path)
+
+
+def test_an_installed_component_is_checked_without_its_guard(tmp_path: Path) -> None:
+    installed = guard(body_of(Doubles), PluginSource("own", "hydrakit-own", "1.0"))
+    name = "leaves the process as it is"
+    assert "changed torch's default number type" in fault(installed, name, tmp_path)
+    broken = guard(body_of(NoNarrow), PluginSource("own", "hydrakit-own", "1.0"))
+    said = fault(broken, "each value of its options can be built", tmp_path)
+    assert "with kind=narrow: PluginFault: plugin own (hydrakit-own 1.0): build of body" in said
 
 
 def test_a_least_patch_that_its_body_cannot_use_is_named(tmp_path: Path) -> None:

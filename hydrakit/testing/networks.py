@@ -431,10 +431,12 @@ def _same_seed(subject: NetworkSubject) -> str:
 def _tensors_are_registered(subject: NetworkSubject) -> str:
     module = subject.build()
     subject.step(module)(subject.inputs(CASES))
+    registered = {id(each) for each in (*module.parameters(), *module.buffers())}
     for name, layer in module.named_modules():
         for attribute, value in vars(layer).items():
-            each = (*value,) if isinstance(value, list | tuple) else (value,)
-            assert not any(isinstance(part, Tensor) for part in each), (
+            parts = value if isinstance(value, list | tuple) else [value]
+            tensors = [each for each in parts if isinstance(each, Tensor)]
+            assert registered.issuperset(map(id, tensors)), (
                 f"{f'{name}.' if name else ''}{attribute} is a tensor, but neither a parameter nor "
                 "a buffer: it would not be saved, nor be moved to a GPU: use register_buffer or "
                 "nn.Parameter"
