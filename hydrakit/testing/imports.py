@@ -205,7 +205,7 @@ def _changes_nothing(subject: ImportSubject) -> str:
 
 
 IMPORT_PROPERTIES = (
-    Property("it can be imported, and its hooks are valid", _is_plugin),
+    Property("can be imported, and its hooks are valid", _is_plugin),
     Property("its import is quick", _is_quick),
     Property("its import prints nothing", _prints_nothing),
     Property("its import causes no warning", _warns_of_nothing),

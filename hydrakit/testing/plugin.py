@@ -222,7 +222,7 @@ class PluginChecks:
 
     def _results(self, process: subprocess.Popen[str]) -> Iterator[CheckedProperty]:
         assert process.stdout is not None
-        begun = {"of": f"plugin {self.record.name!r}", "name": "it can be checked"}
+        begun = {"of": f"plugin {self.record.name!r}", "name": "can be checked"}
         for line in process.stdout:
             ((kind, content),) = json.loads(line).items()
             if kind == "done":
