@@ -141,7 +141,7 @@ class ImportSubject:
         if first.seconds <= self.limit or first.error:
             return first
         again = (import_afresh(self.module, self.folder) for _ in range(REPEATS - 1))
-        return min(first, *again, key=lambda each: each.seconds)
+        return min([first, *again], key=lambda each: each.seconds)
 
     @property
     def imported(self) -> FreshImport:
