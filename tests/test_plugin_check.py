@@ -21,7 +21,7 @@ from hydrakit.jobs.launchers import hydrakit_launchers
 from hydrakit.plugins.registry import Plugins, components_of
 from hydrakit.testing import check_launcher, check_plugin, check_properties, check_strategy, require
 from hydrakit.testing.datasets import DATASET_PROPERTIES, DatasetSubject
-from hydrakit.testing.descriptions import DESCRIPTION_PROPERTIES
+from hydrakit.testing.descriptions import OPTION_PROPERTIES, SUMMARY_PROPERTIES
 from hydrakit.testing.imports import IMPORT_PROPERTIES, ImportSubject, imported_packages
 from hydrakit.testing.properties import CheckedProperty
 from hydrakit.testing.trackers import TRACKER_PROPERTIES, TrackerSubject
@@ -293,7 +293,7 @@ def test_a_strategy_may_refuse_a_number_of_datasets() -> None:
 def test_the_shipped_strategies_pass() -> None:
     for each in hydrakit_sequence_strategies():
         check_strategy(each)
-        require(check_properties(each.name, each, DESCRIPTION_PROPERTIES))
+        require(check_properties(each.name, each, SUMMARY_PROPERTIES))
 
 
 class NeverEnding:
@@ -432,7 +432,8 @@ def test_descriptions_are_for_users() -> None:
         size: int = 3
 
     tried = LauncherFactory(name="tried", summary="", build=NeverEnding, options=Options)
-    found = faults(list(check_properties("launcher", tried, DESCRIPTION_PROPERTIES)))
+    properties = (*SUMMARY_PROPERTIES, *OPTION_PROPERTIES)
+    found = faults(list(check_properties("launcher", tried, properties)))
     assert list(found.values()) == [
         "its summary is empty: say in one line what it is",
         'its option \'size\' has no help: write field(default=..., metadata={"help": "..."})',

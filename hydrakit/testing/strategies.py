@@ -127,9 +127,9 @@ def _plans(subject: StrategySubject) -> str:
         except _RefusedError as error:
             refused.append(f"{count} refused: {error}")
         else:
-            rounds.append(f"{len(plan.rounds)} rounds for {count}")
+            rounds.append(str(len(plan.rounds)))
     assert rounds, f"it refuses every number of datasets: {refused[0]}"
-    return ", ".join((*rounds, *refused))
+    return "; ".join((f"{', '.join(rounds)} rounds", *refused))
 
 
 def _repeats(subject: StrategySubject) -> str:

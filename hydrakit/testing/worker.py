@@ -22,6 +22,7 @@ import click
 from hydrakit.hooks import (
     BodyFactory,
     DatasetAdapter,
+    Factory,
     HeadFactory,
     LauncherFactory,
     NamedComponent,
@@ -145,10 +146,12 @@ class _Checks:
 
     def of(self, name: str, component: Any) -> Iterator[Group]:
         """The checks of a component that has this name in the list."""
-        from hydrakit.testing.descriptions import DESCRIPTION_PROPERTIES
+        from hydrakit.testing.descriptions import OPTION_PROPERTIES, SUMMARY_PROPERTIES
 
         if isinstance(component, NamedComponent):
-            yield name, component, DESCRIPTION_PROPERTIES
+            yield name, component, SUMMARY_PROPERTIES
+        if isinstance(component, Factory):
+            yield name, component, OPTION_PROPERTIES
         if isinstance(component, SequenceStrategy):
             from hydrakit.testing.strategies import STRATEGY_PROPERTIES, StrategySubject
 
