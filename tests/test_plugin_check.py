@@ -439,9 +439,8 @@ def test_descriptions_are_for_users() -> None:
         'its option \'size\' has no help: write field(default=..., metadata={"help": "..."})',
     ]
     long = replace(tried, summary="long " * 30)
-    assert "150 characters" in str(
-        faults(list(check_properties("l", long, DESCRIPTION_PROPERTIES)))
-    )
+    (summary,) = check_properties("launcher", long, SUMMARY_PROPERTIES)
+    assert summary.fault == "its summary has 150 characters: at most 120 fit in a list"
 
 
 PROJECT = """
