@@ -174,7 +174,7 @@ _device = click.option(
     default="auto",
     show_default=True,
     metavar="DEVICE",
-    help="Device to compute on: auto (a GPU if there is one), cpu, cuda or cuda:N.",
+    help="Device to compute on: auto (CUDA or else cpu), cpu, cuda, cuda:N, or mps (a Mac's GPU).",
 )
 
 places = context_options(_data, _root)

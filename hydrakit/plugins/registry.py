@@ -481,7 +481,7 @@ def _checked_name(component: Any, kind: ComponentKind) -> str:
     if not is_name(name):
         raise PluginError(
             f"{kind.hook} yielded the name {name!r}: lower-case letters, digits, '-' and '_' are "
-            "allowed, at most 64, and a letter or digit first"
+            "allowed, at most 64, a letter or digit first, and no device of Windows (such as con)"
         )
     fault = _fault(component)
     if fault:

@@ -22,6 +22,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import TypeVar
 
+from hydrakit.compute.processors import processors
 from hydrakit.data.dicom.cache import HeaderCache
 from hydrakit.data.identity import normal_name, patient_of
 from hydrakit.data.prepared.crop import (
@@ -177,7 +178,7 @@ def _prepare(
             raise _broken_cache_error(folder, error) from None
         with store:
             preparation = _Preparation(adapter, root, patch=patch, manifest=manifest, store=store)
-            index = preparation.run(options, threads=threads or processors(), on_case=on_case)
+            index = preparation.run(options, threads=threads or reading_threads(), on_case=on_case)
         with _cache_errors(folder):
             write_atomic(path, index.model_dump_json().encode())
             store.remove_other_numbers()
@@ -203,11 +204,9 @@ def _folder(
     return cache / f"{adapter.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def processors() -> int:
-    """Return the number of processors available to this process, 16 at most."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
-    return min(os.cpu_count() or 1, MAX_THREADS)
+def reading_threads() -> int:
+    """Number of threads that read images: one for each processor, 16 at most."""
+    return min(processors(), MAX_THREADS)
 
 
 class _Preparation:
