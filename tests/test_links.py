@@ -12,10 +12,10 @@ from urllib.parse import unquote
 
 import click
 import pytest
+from site_pages import ROOT, expanded
 
 from hydrakit.cli import main
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
 for folder in ("docs", "examples", "plugins"):
     PAGES += sorted((ROOT / folder).rglob("*.md"))
@@ -64,7 +64,7 @@ def is_dead(link: str, page: Path, root: Path) -> bool:
     target = (page.parent / path).resolve() if path else page.resolve()
     if not target.is_relative_to(root.resolve()) or not target.exists():
         return True
-    return anchor != "" and (target.is_dir() or anchor not in anchors(target.read_text("utf-8")))
+    return anchor != "" and (target.is_dir() or anchor not in anchors(expanded(target)))
 
 
 def dead_links(page: Path, root: Path) -> list[str]:
