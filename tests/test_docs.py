@@ -109,7 +109,8 @@ def test_the_reference_has_every_environment_variable() -> None:
         for name in re.findall(r'"(HYDRAKIT_[A-Z_]+)"', path.read_text("utf-8"))
     }
     page = (DOCS / "reference" / "command-line.md").read_text("utf-8")
-    assert set(re.findall(r"^\| `(HYDRAKIT_\w+)`", page, re.MULTILINE)) == used
+    listed_there = set(re.findall(r"^\| `(HYDRAKIT_\w+)`", page, re.MULTILINE))
+    assert listed_there == used - {"HYDRAKIT_API"}  # which is a name in a plugin
 
 
 @pytest.mark.parametrize("name", sorted(reference.PLAN | reference.FORMATS))

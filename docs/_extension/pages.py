@@ -31,7 +31,10 @@ class OutsideLinks(SphinxTransform):
         page = Path(self.env.doc2path(self.env.docname))
         for node in list(self.document.findall(_is_link)):
             path, _, anchor = node["reftarget"].partition("#")
+            anchor = node.get("reftargetid") or anchor
             target = Path(os.path.normpath(page.parent / path))
+            if node.get("refdomain") == "doc":  # the name of a page, without its suffix
+                target = target.with_name(f"{target.name}.md")
             if target.is_relative_to(self.env.srcdir) or not target.exists():
                 continue  # a page, or a link that Sphinx complains of
             address = self._address(target) + (f"#{anchor}" if anchor else "")
