@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,24 @@ def _is_link(node: nodes.Node) -> bool:
     return isinstance(node, kinds) and node.get("reftype") == "myst"
 
 
+def tidy_signature(
+    app: Sphinx,
+    what: str,
+    name: str,
+    described: Any,
+    options: Any,
+    text: str | None,
+    returned: str | None,
+) -> tuple[str, str | None] | None:
+    """A signature that is Python: defaults by name, and none where a class is only a protocol."""
+    if text is None:
+        return None
+    if text == "(*args, **kwargs)":
+        return "", returned
+    text = re.sub(r"<class '[\w.]*?(\w+)'>", r"\1", text)
+    return text.replace("<factory>", "..."), returned
+
+
 def name_attributes(app: Sphinx, document: nodes.document) -> None:
     """Call the fields of a class what its docstring calls them; Sphinx says variables."""
     for name in document.findall(nodes.field_name):
@@ -76,6 +95,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_config_value("repository", "", "env", str)
     app.add_config_value("repository_files", "blob/main", "env", str)
     app.connect("source-read", insert_generated)
+    app.connect("autodoc-process-signature", tidy_signature)
     app.connect("doctree-read", name_attributes)
     app.connect("build-finished", write_schemas)
     app.add_transform(OutsideLinks)
