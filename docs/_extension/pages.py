@@ -54,7 +54,7 @@ def _is_link(node: nodes.Node) -> bool:
     return isinstance(node, kinds) and node.get("reftype") == "myst"
 
 
-def tidy_signature(
+def tidy_signature(  # noqa: PLR0917 - an event of Sphinx
     app: Sphinx,
     what: str,
     name: str,
