@@ -90,7 +90,7 @@ def prepare(
 
     Patches are stored in the image's unit, together with mean and standard deviation per channel
     over all pixels but padding, of each image and of each patient's images, by which they are
-    normalised when they are read (paper, Section II-B). A dataset without patients gives each image
+    normalised when they are read (as in the paper). A dataset without patients gives each image
     its own patient, so that the rule ``patient`` normalises it image by image.
 
     An interrupted preparation continues and gives the same result. If another process prepares the
