@@ -216,7 +216,7 @@ def _no_gpu(build: str | None) -> MachineCheck:
 
 def _processors() -> MachineCheck:
     """The processors that this process may use, and the number of threads."""
-    from hydrakit.compute.devices import processors
+    from hydrakit.compute.processors import processors
 
     usable, limit = processors(), cgroup_limit()
     variable = os.environ.get("OMP_NUM_THREADS")
@@ -277,7 +277,7 @@ def _quota(group: Path) -> list[float]:
 def _load() -> Iterator[MachineCheck]:
     if not hasattr(os, "getloadavg"):  # Windows
         return
-    from hydrakit.compute.devices import processors
+    from hydrakit.compute.processors import processors
 
     load, usable = os.getloadavg()[0], processors()
     remedy = None
