@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -168,10 +169,9 @@ def _about(distribution: str) -> dict[str, str | None]:
     """Summary and home page in the metadata of a distribution; None for what is not there."""
     from importlib import metadata
 
-    try:
-        values = metadata.metadata(distribution).json
-    except metadata.PackageNotFoundError:  # its metadata is broken
-        values = {}
+    values: dict[str, Any] = {}
+    with suppress(metadata.PackageNotFoundError):  # its metadata is broken
+        values = dict(metadata.metadata(distribution).json)
     urls = dict(each.split(", ", 1) for each in values.get("project_url", ()) if ", " in each)
     pages = {label.lower(): url for label, url in urls.items()}
     homepage = values.get("home_page") or pages.get("homepage") or next(iter(urls.values()), None)
