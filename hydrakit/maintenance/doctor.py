@@ -22,11 +22,11 @@ from pathlib import Path
 
 from hydrakit.errors import HydrakitError, command_line, one_line
 from hydrakit.maintenance.cache import list_cache
-from hydrakit.plugins.registry import OWN_DISTRIBUTION, Plugins
+from hydrakit.plugins.registry import Plugins
 from hydrakit.schema import Frozen
 from hydrakit.storage.files import reason, size_text, write_atomic
 from hydrakit.storage.lock import FILES, locked
-from hydrakit.version import version
+from hydrakit.version import DISTRIBUTION, version
 
 EXTRAS = {
     "codecs": "compressed DICOM images",
@@ -50,8 +50,8 @@ LITTLE_SPACE = 1_000_000_000
 TOO_LITTLE_SPACE = 50_000_000
 """Free bytes below which a short run would fail."""
 
-SLOW_PLUGIN = 0.3
-"""Seconds of the import of a plugin that are too many: each command waits for them."""
+SLOW_PLUGIN = 300
+"""Milliseconds of the import of a plugin that are too many: each command waits for them."""
 
 NETWORK = re.compile(
     r"nfs.*|cifs|smb.*|lustre|gpfs|beegfs.*|ceph|afs|9p|pvfs2|fuse\.(sshfs|glusterfs|ceph.*|rclone)"
@@ -296,11 +296,11 @@ def _packages() -> Iterator[MachineCheck]:
         yield MachineCheck(
             name="packages",
             value=f"{', '.join(needed)}: missing or too old",
-            remedy=f"`pip install --upgrade {OWN_DISTRIBUTION}`",
+            remedy=f"`pip install --upgrade {DISTRIBUTION}`",
             stops_runs=True,
         )
     installed = [name for name in EXTRAS if name not in missing]
-    further = f"; others: `pip install '{OWN_DISTRIBUTION}[NAME]'`" if missing else ""
+    further = f"; others: `pip install '{DISTRIBUTION}[NAME]'`" if missing else ""
     yield MachineCheck(name="extras", value=f"{', '.join(installed) or 'none'}{further}")
     for name, packages in missing.items():
         yield MachineCheck(
@@ -311,7 +311,7 @@ def _packages() -> Iterator[MachineCheck]:
 def missing_packages() -> dict[str, tuple[str, ...]]:
     """Packages that are missing or too old, by the extra that needs them, or "" for all."""
     missing: dict[str, tuple[str, ...]] = {}
-    for requirement in metadata.requires(OWN_DISTRIBUTION) or ():
+    for requirement in metadata.requires(DISTRIBUTION) or ():
         match = re.match(r"([\w.-]+)[^;]*?>=([\d.]+)", requirement)
         extra = re.search(r"""extra\s*==\s*['"]([\w-]+)['"]""", requirement)
         name = extra[1] if extra else ""
@@ -345,7 +345,7 @@ def _codecs() -> MachineCheck:
     return MachineCheck(
         name="compressed DICOM",
         value=f"read: {able}" + (f"; not read: {', '.join(lacking)}" if lacking else ""),
-        remedy=f"`pip install '{OWN_DISTRIBUTION}[codecs]'`" if lacking else None,
+        remedy=f"`pip install '{DISTRIBUTION}[codecs]'`" if lacking else None,
     )
 
 
@@ -524,6 +524,13 @@ def _plugins() -> Iterator[MachineCheck]:
             value=f"broken: {each.error}",
             remedy=f"install another version of {each.distribution}, or uninstall it",
         )
+    for each in installed.records:
+        if each.import_ms is not None and each.import_ms > SLOW_PLUGIN:
+            yield MachineCheck(
+                name=f"plugin {each.name}",
+                value=f"its import takes {each.import_ms / 1000:.1f} s, also for `--help`",
+                remedy=f"ask the authors of {each.distribution} to import packages in functions",
+            )
     for clash in dict.fromkeys(installed.clashes.values()):
         what, _, remedy = clash.rpartition(": ")
         yield MachineCheck(name="plugins", value=what, remedy=remedy)
