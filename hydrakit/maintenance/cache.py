@@ -176,7 +176,8 @@ def clean_cache(
         ]
     if not (chosen and confirm(chosen)):
         return CacheRemoval()
-    removed, in_use = [], []
+    removed: list[CacheItem] = []
+    in_use: list[CacheItem] = []
     for item in chosen:
         try:
             (removed if _remove(folder, item) else in_use).append(item)
@@ -278,7 +279,7 @@ def _header_item(file: Path, datasets: dict[str, CacheItem]) -> CacheItem:
         "DICOM headers",
         f"{HEADERS}/{file.name}",
         [file],
-        dataset=of and of.dataset,
+        dataset=None if of is None else of.dataset,
         source=Path(of.source) if of and of.source else None,
     )
 

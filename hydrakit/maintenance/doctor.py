@@ -50,8 +50,8 @@ LITTLE_SPACE = 1_000_000_000
 TOO_LITTLE_SPACE = 50_000_000
 """Free bytes below which a short run would fail."""
 
-SLOW_PLUGIN = 0.3
-"""Seconds of the import of a plugin that are too many: each command waits for them."""
+SLOW_PLUGIN = 300
+"""Milliseconds of the import of a plugin that are too many: each command waits for them."""
 
 NETWORK = re.compile(
     r"nfs.*|cifs|smb.*|lustre|gpfs|beegfs.*|ceph|afs|9p|pvfs2|fuse\.(sshfs|glusterfs|ceph.*|rclone)"
@@ -524,6 +524,13 @@ def _plugins() -> Iterator[MachineCheck]:
             value=f"broken: {each.error}",
             remedy=f"install another version of {each.distribution}, or uninstall it",
         )
+    for each in installed.records:
+        if each.import_ms is not None and each.import_ms > SLOW_PLUGIN:
+            yield MachineCheck(
+                name=f"plugin {each.name}",
+                value=f"its import takes {each.import_ms / 1000:.1f} s, also for `--help`",
+                remedy=f"ask the authors of {each.distribution} to import packages in functions",
+            )
     for clash in dict.fromkeys(installed.clashes.values()):
         what, _, remedy = clash.rpartition(": ")
         yield MachineCheck(name="plugins", value=what, remedy=remedy)
