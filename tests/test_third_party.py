@@ -103,7 +103,9 @@ def test_entry_points_lead_to_the_components() -> None:
     plugins = load_plugins()
     offers = {}
     for example in TUTORIALS.values():
-        (found,) = [each for each in plugins.records if each.distribution == project(example)["name"]]
+        (found,) = [
+            each for each in plugins.records if each.distribution == project(example)["name"]
+        ]
         assert (found.error, found.clashes) == (None, ())
         offers |= {(found.distribution, kind): names for kind, names in found.offers.items()}
     assert offers == {
