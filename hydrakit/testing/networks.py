@@ -693,7 +693,8 @@ def _frozen(subject: NetworkSubject) -> str:
 
 def _use(subject: NetworkSubject) -> str:
     body = cast("BodyModule", subject.trained("all"))
-    before, features = _state(body), {}
+    before = _state(body)
+    features: dict[str, Tensor] = {}
     for name in (*DATASETS, DATASETS[0]):
         body.use(name)
         again = subject.evaluated(body, subject.inputs(CASES))

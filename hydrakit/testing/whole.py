@@ -31,7 +31,7 @@ from hydrakit.plan.model import Plan
 from hydrakit.plan.profiles import DEFAULT_HEAD, make_plan
 from hydrakit.plan.results import EpochRecord
 from hydrakit.plugins.registry import Plugins
-from hydrakit.rounds import Round
+from hydrakit.rounds import Round, Train
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.model import find_model, load_networks
@@ -61,7 +61,11 @@ C = TypeVar("C", bound=NamedComponent)
 
 def _plan(datasets: Sequence[str], settings: Settings) -> list[Round]:
     """All of the first dataset, then the head of the target, and all of it."""
-    kinds = [(datasets[0], "all"), (datasets[-1], "head"), (datasets[-1], "all")]
+    kinds: list[tuple[str, Train]] = [
+        (datasets[0], "all"),
+        (datasets[-1], "head"),
+        (datasets[-1], "all"),
+    ]
     return [
         Round.model_validate(
             {
