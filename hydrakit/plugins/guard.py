@@ -80,9 +80,14 @@ class PluginSource:
     distribution: str
     version: str
 
+    @property
+    def release(self) -> str:
+        """Distribution and version, such as ``hydrakit-skin 1.2``."""
+        return f"{self.distribution} {self.version}"
+
     def __str__(self) -> str:
         """The plugin, as messages name it."""
-        return f"plugin {self.module} ({self.distribution} {self.version})"
+        return f"plugin {self.module} ({self.release})"
 
     def fault(self, message: str) -> PluginFault:
         """Return the error for this plugin, with its name before the message."""
@@ -203,6 +208,13 @@ def traceback_location(fault: PluginFault) -> str:
 
 MARK = "_hydrakit_plugin"
 """Attribute of a module that plugin code built: its plugin, and its name for messages."""
+
+
+def plugin_of(module: object) -> PluginSource | None:
+    """The plugin that built a body or a head; None if hydrakit or a program built it."""
+    mark: tuple[PluginSource, str] | None = getattr(module, MARK, None)
+    return None if mark is None else mark[0]
+
 
 _sources: dict[str, PluginSource] = {}
 """Plugins with components, by their top-level package."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hydrakit.compute import devices
+from hydrakit.compute.processors import processors
 from hydrakit.data.origin import DataOrigin, refuse_changed
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, PluginError, one_line
 from hydrakit.plan.model import Plan
+from hydrakit.plugins.guard import PluginFault
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
-from hydrakit.version import version
+from hydrakit.version import DISTRIBUTION, version
 
 
 def refuse_other_data(
@@ -72,7 +75,7 @@ def with_threads(context: RunContext, began_with: int | None) -> RunContext:
 
     It stays as it is if the user chose a number, and if this machine has fewer processors.
     """
-    if context.threads is not None or not 0 < (began_with or 0) <= devices.processors():
+    if context.threads is not None or not 0 < (began_with or 0) <= processors():
         return context
     return context.changed(threads=began_with)
 
@@ -82,7 +85,7 @@ def environment_of(
 ) -> dict[str, Any]:
     """Machine, versions and data folders, for ``environment.json``."""
     device = compute.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    name = {"cpu": "CPU", "mps": "Apple GPU"}.get(device.type) or torch.cuda.get_device_name(device)
     return {
         "hydrakit": version(),
         "python": platform.python_version(),
@@ -95,12 +98,30 @@ def environment_of(
         "compiled": compute.compiled,
         "threads": torch.get_num_threads(),
         "plugins": {
-            each.name: f"{each.distribution} {each.version}"
-            for each in plugins.records
-            if not each.disabled
+            each.name: each.source.release for each in plugins.records if not each.disabled
         },
         "roots": {name: str(path) for name, path in roots.items()},
     }
+
+
+@contextmanager
+def naming_plugins_of_run(rundir: RunDir | None, plugins: Plugins) -> Iterator[None]:
+    """Say in a PluginError which plugins a run began with, and this process does not have."""
+    try:
+        yield
+    except PluginFault:
+        raise
+    except PluginError as error:
+        environment = {} if rundir is None else rundir.environment()
+        had = set((environment.get("plugins") or {}).values())
+        gone = sorted(had - {each.source.release for each in plugins.records})
+        names = [one_line(each, 100) for each in gone if not each.startswith(f"{DISTRIBUTION} ")]
+        if not names:
+            raise
+        raise PluginError(
+            f"{error}; the run began with {' and '.join(names)}, not installed now: install what "
+            "it needs, if you trust its source"
+        ) from error
 
 
 def notes_of_other_bits(
