@@ -67,13 +67,11 @@ def _plan(datasets: Sequence[str], settings: Settings) -> list[Round]:
         (datasets[-1], "all"),
     ]
     return [
-        Round.model_validate(
-            {
-                "dataset": name,
-                "train": train,
-                "head": name,
-                "hyperparameters": settings.hyperparameters(train, "first"),
-            }
+        Round(
+            dataset=name,
+            train=train,
+            head=name,
+            hyperparameters=settings.hyperparameters(train, "first"),
         )
         for name, train in kinds
     ]
