@@ -24,12 +24,11 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
-    "pages",  # docs/_extension/pages.py
+    "site_parts",  # docs/_extension/site_parts.py
 ]
 exclude_patterns = ["_build", "_extension", "_static"]
 source_suffix = {".md": "markdown"}
 show_warning_types = True
-suppress_warnings = ["toc.empty_glob"]  # a folder whose pages are still to be written
 
 # Pages are Markdown that reads well on a forge, too: no syntax of MyST's own but directives.
 myst_heading_anchors = 4
