@@ -36,12 +36,14 @@ fi
 import sys, tomllib
 from pathlib import Path
 
-points = dict(tomllib.loads(Path("pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]["custom"]["own"])
+root = tomllib.loads(Path("pyproject.toml").read_text())
+points = dict(root["tool"]["hatch"]["metadata"]["hooks"]["custom"]["own"])
 for path in sorted(Path("plugins").glob("*/pyproject.toml")):
     points |= tomllib.loads(path.read_text())["project"]["entry-points"]["hydrakit"]
-info = Path(sys.argv[1]) / "hydrakit_imaging-0.1.0.dist-info"
+info = Path(sys.argv[1]) / "hydrakit_imaging.dist-info"
 info.mkdir(parents=True)
-(info / "METADATA").write_text("Metadata-Version: 2.1\nName: hydrakit-imaging\nVersion: 0.1.0\n")
+metadata = f"Metadata-Version: 2.1\nName: hydrakit-imaging\nVersion: {root['project']['version']}\n"
+(info / "METADATA").write_text(metadata)
 lines = [f"{name} = {module}" for name, module in points.items()]
 (info / "entry_points.txt").write_text("[hydrakit]\n" + "\n".join(lines) + "\n")
 END

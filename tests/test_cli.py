@@ -87,8 +87,10 @@ def test_the_commands_are_these() -> None:
         "order",
         "plan",
         "plugins",
+        "plugins check",
         "plugins info",
         "plugins list",
+        "plugins new",
         "predict",
         "report",
         "run",
@@ -380,7 +382,8 @@ def test_datasets_are_listed_and_told(standin: Path) -> None:
 
 def test_plugins_are_listed(standin: Path) -> None:
     text = call("plugins", "list").stdout
-    assert "standin  (standin 1.0)\n  datasets:   alpha, beta, gamma, delta\n" in text
+    line = r"^standin  \(standin 1\.0\)  \d+ ms\n  datasets:   alpha, beta, gamma, delta$"
+    assert re.search(line, text, re.MULTILINE)
     assert "strategies" in text
     assert "BROKEN" not in text
     assert {each.name for each in load_plugins().records} >= {"standin", "heads"}

@@ -30,7 +30,7 @@ from hydrakit.cli import (
     tune,
     weights,
 )
-from hydrakit.cli.printing import printing_warnings, say, say_lines
+from hydrakit.cli.printing import printing_plugin_warnings, printing_warnings, say, say_lines
 from hydrakit.compute.signals import describe_stop, stoppable
 from hydrakit.compute.streams import OUTPUT, dependable, output_failure
 from hydrakit.compute.waiting import limit_waiting
@@ -44,7 +44,7 @@ class Program(click.Group):
     def main(self, *args: Any, **named: Any) -> Any:
         """Run the program; the status is 1 if standard output could not be written completely."""
         limit_waiting()
-        with dependable():
+        with dependable(), printing_plugin_warnings():
             try:
                 return super().main(*args, **named)
             except SystemExit as ended:
