@@ -29,7 +29,7 @@ from hydrakit import hooks
 from hydrakit.errors import PluginError, one_line, unknown
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.names import OWN_COMMANDS, is_name
-from hydrakit.plugins.guard import PluginSource, guard
+from hydrakit.plugins.guard import PluginSource, guard, remember_package
 from hydrakit.plugins.options import options_fault
 from hydrakit.version import DISTRIBUTION, version
 
@@ -370,6 +370,8 @@ def _load(
     names: dict[str, tuple[str, ...]] = {}
     for kind, name in offers:
         names[kind] = (*names.get(kind, ()), name)
+    if offers:
+        remember_package(record.source)
     guarded = {key: guard(component, record.source) for key, component in offers.items()}
     return replace(record, offers=names), guarded
 
