@@ -90,7 +90,7 @@ class BodyModule(nn.Module):
 
 
 class PaperBody(BodyModule):
-    """The paper's body (Section II-A): convolution blocks, then a dense layer.
+    """The paper's body (Section III): convolution blocks, then a dense layer.
 
     As in the authors' code, weights are initialised with PyTorch's defaults,
     U(-1/sqrt(fan_in), 1/sqrt(fan_in)).

@@ -29,7 +29,7 @@ from hydrakit import hooks
 from hydrakit.errors import PluginError, one_line, unknown
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.names import OWN_COMMANDS, is_name
-from hydrakit.plugins.guard import PluginSource, guard
+from hydrakit.plugins.guard import PluginSource, guard, remember_package
 from hydrakit.plugins.options import options_fault
 from hydrakit.version import DISTRIBUTION, version
 
@@ -370,6 +370,8 @@ def _load(
     names: dict[str, tuple[str, ...]] = {}
     for kind, name in offers:
         names[kind] = (*names.get(kind, ()), name)
+    if offers:
+        remember_package(record.source)
     guarded = {key: guard(component, record.source) for key, component in offers.items()}
     return replace(record, offers=names), guarded
 
@@ -476,7 +478,7 @@ def _checked_name(component: Any, kind: ComponentKind) -> str:
     if not is_name(name):
         raise PluginError(
             f"{kind.hook} yielded the name {name!r}: lower-case letters, digits, '-' and '_' are "
-            "allowed, at most 64, and a letter or digit first"
+            "allowed, at most 64, a letter or digit first, and no device of Windows (such as con)"
         )
     fault = _fault(component)
     if fault:

@@ -25,7 +25,7 @@ from hydrakit.compute.devices import Compute
 from hydrakit.compute.modules import count_parameters, is_dropout, output_of, set_dropout
 from hydrakit.data.load import LoadedDataset, load
 from hydrakit.data.prepared.prepare import prepare
-from hydrakit.errors import PlanError, one_line
+from hydrakit.errors import HydrakitError, PlanError, one_line
 from hydrakit.export.model import export_model
 from hydrakit.export.programs import check_onnx_installed
 from hydrakit.hooks import BodyFactory, FieldOfView, HeadFactory, OptionValue, Task
@@ -359,7 +359,7 @@ def _choices(subject: NetworkSubject) -> str:
             except PlanError as error:
                 refused.append(f"{text} is refused ({one_line(str(error), 80)})")
             except Exception as error:
-                raise AssertionError(f"with {text}: {describe_error(error)}") from error
+                raise AssertionError(f"with {text}: {_said(error)}") from error
             else:
                 built += 1
     return "; ".join([f"{built} further values", *refused])
@@ -371,14 +371,14 @@ def _sizes_of_head(subject: NetworkSubject) -> str:
     built, refused = list[str](), list[str]()
     for features in sorted(FEATURES):
         for outputs in counts:
-            text = f"{features} features and {outputs} outputs"
+            text = f"features={features}, outputs={outputs}"
             try:
                 subject.build(features=features, outputs=outputs)
             except PlanError as error:
-                refused.append(f"{text} are refused ({one_line(str(error), 80)})")
+                refused.append(f"{text} is refused ({one_line(str(error), 80)})")
             except Exception as error:
                 raise AssertionError(
-                    f"with {text}: {describe_error(error)}: build any size, or raise PlanError"
+                    f"with {text}: {_said(error)}: build any size, or raise PlanError"
                 ) from error
             else:
                 built.append(text)
@@ -393,16 +393,16 @@ def _sizes_of_body(subject: NetworkSubject) -> str:
     built, refused = list[str](), list[str]()
     for channels in subject.channels:
         for patch in sorted({usual, usual + 1, *([least] if least > 1 else [])}):
-            text = f"{channels} channels and a patch of {patch} pixels"
+            text = f"in_channels={channels}, patch={patch}"
             try:
                 subject.build(channels=channels, options={"patch": patch})
             except PlanError as error:
                 if patch in (usual, least):
                     raise AssertionError(f"with {text}: {error}") from error
-                refused.append(f"{text} are refused ({one_line(str(error), 80)})")
+                refused.append(f"{text} is refused ({one_line(str(error), 80)})")
             except Exception as error:
                 raise AssertionError(
-                    f"with {text}: {describe_error(error)}: say what it can use in `needs`, or "
+                    f"with {text}: {_said(error)}: say what it can use in `needs`, or "
                     "raise ValueError in __post_init__ of its options"
                 ) from error
             else:
@@ -431,10 +431,12 @@ def _same_seed(subject: NetworkSubject) -> str:
 def _tensors_are_registered(subject: NetworkSubject) -> str:
     module = subject.build()
     subject.step(module)(subject.inputs(CASES))
+    registered = {id(each) for each in (*module.parameters(), *module.buffers())}
     for name, layer in module.named_modules():
         for attribute, value in vars(layer).items():
-            each = (*value,) if isinstance(value, list | tuple) else (value,)
-            assert not any(isinstance(part, Tensor) for part in each), (
+            parts = value if isinstance(value, list | tuple) else [value]
+            tensors = [each for each in parts if isinstance(each, Tensor)]
+            assert registered.issuperset(map(id, tensors)), (
                 f"{f'{name}.' if name else ''}{attribute} is a tensor, but neither a parameter nor "
                 "a buffer: it would not be saved, nor be moved to a GPU: use register_buffer or "
                 "nn.Parameter"
@@ -580,7 +582,8 @@ def _dropout(subject: NetworkSubject) -> str:
     unknown = [
         name
         for name, layer in module.named_modules()
-        if "dropout" in type(layer).__name__.lower() and not any(map(is_dropout, layer.modules()))
+        if "dropout" in type(layer).__name__.lower()
+        and not (is_dropout(layer) or list(layer.children()))
     ]
     assert not (random and unknown), (
         f"hydrakit cannot set the probability of {_names(unknown)}: use torch.nn.Dropout, or "
@@ -690,7 +693,8 @@ def _frozen(subject: NetworkSubject) -> str:
 
 def _use(subject: NetworkSubject) -> str:
     body = cast("BodyModule", subject.trained("all"))
-    before, features = _state(body), {}
+    before = _state(body)
+    features: dict[str, Tensor] = {}
     for name in (*DATASETS, DATASETS[0]):
         body.use(name)
         again = subject.evaluated(body, subject.inputs(CASES))
@@ -732,6 +736,10 @@ def _change(one: Tensor, other: Tensor) -> float:
     """Largest difference of two outputs, as a share of their largest value."""
     largest = max(float(one.abs().max()), float(other.abs().max()), 1e-30)
     return float((one - other).abs().max()) / largest
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, HydrakitError) else describe_error(error)
 
 
 def _names(names: Sequence[str]) -> str:

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from hydrakit.errors import PluginError, one_line, unknown
-from hydrakit.plugins.registry import DISABLED, OWN_DISTRIBUTION, PluginRecord, installed_plugins
+from hydrakit.plugins.registry import DISABLED, PluginRecord, installed_plugins
 from hydrakit.testing.properties import CheckedProperty
+from hydrakit.version import DISTRIBUTION
 
 PROJECT = "pyproject.toml"
 SECONDS_TO_END = 10  # of the process, after its last result
@@ -42,7 +43,7 @@ def check_plugin(name_or_path: str | Path, data: Path | None = None) -> list[Che
         error for them) or that could not be checked.
 
     Raises:
-        PluginError: There is no such plugin, or ``data`` has none of its datasets.
+        PluginError: There is no such plugin, or no such folder of data.
     """
     return [each for checks in plugin_checks(name_or_path, data) for each in checks]
 
@@ -71,7 +72,7 @@ def plugin_checks(
             ]
     records = installed_plugins()
     if name_or_path is None:
-        records = [r for r in records if r.distribution != OWN_DISTRIBUTION] or records
+        records = [r for r in records if r.distribution != DISTRIBUTION] or records
     else:
         name = _canonical(str(name_or_path))
         known = {each for r in records for each in (r.name, r.distribution)}
@@ -222,7 +223,7 @@ class PluginChecks:
 
     def _results(self, process: subprocess.Popen[str]) -> Iterator[CheckedProperty]:
         assert process.stdout is not None
-        begun = {"of": f"plugin {self.record.name!r}", "name": "it can be checked"}
+        begun = {"of": f"plugin {self.record.name!r}", "name": "can be checked"}
         for line in process.stdout:
             ((kind, content),) = json.loads(line).items()
             if kind == "done":
