@@ -24,7 +24,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
-    "pages",  # docs/_extension/pages.py
+    "site_parts",  # docs/_extension/site_parts.py
 ]
 exclude_patterns = ["_build", "_extension", "_static"]
 source_suffix = {".md": "markdown"}

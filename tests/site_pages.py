@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-sys.path.insert(0, str(DOCS / "_extension"))
+sys.path.append(str(DOCS / "_extension"))
 
 import reference  # noqa: E402
 

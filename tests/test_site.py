@@ -119,7 +119,7 @@ def test_links_to_other_files_lead_to_the_repository(tmp_path: Path) -> None:
     (tmp_path / "examples" / "a.py").touch()
     (docs / "conf.py").write_text(
         "import sys\nsys.path.insert(0, '_extension')\n"
-        "extensions = ['myst_parser', 'pages']\nrepository = 'https://forge.example/a'\n"
+        "extensions = ['myst_parser', 'site_parts']\nrepository = 'https://forge.example/a'\n"
     )
     (docs / "index.md").write_text("# T\n[a](../examples/a.py) [b](../examples) [c](index.md)\n")
     command = [sys.executable, "-m", "sphinx", "--quiet", "-W", docs, tmp_path / "out"]

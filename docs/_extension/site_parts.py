@@ -92,6 +92,7 @@ def write_schemas(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of this with Sphinx."""
+    app.setup_extension("sphinx.ext.autodoc")
     app.add_config_value("repository", "", "env", str)
     app.add_config_value("repository_files", "blob/main", "env", str)
     app.connect("source-read", insert_generated)
