@@ -521,7 +521,8 @@ def _gradients(subject: NetworkSubject) -> str:
     module = subject.build()
     train, reached = subject.step(module), set[str]()
     trainable = {name: each for name, each in module.named_parameters() if each.requires_grad}
-    uses = [None] if subject.is_head else DATASETS  # a weight may be that of a single dataset
+    # A weight may be that of a single dataset.
+    uses: tuple[str | None, ...] = (None,) if subject.is_head else DATASETS
     for number, dataset in product(range(STEPS), uses):
         if dataset is not None:
             cast("BodyModule", module).use(dataset)
