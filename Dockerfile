@@ -32,7 +32,7 @@ RUN --mount=type=bind,source=constraints.txt,target=/constraints.txt \
 RUN useradd --create-home --uid 1000 hydrakit \
     && install --directory --mode=1777 /cache \
     && install --directory --owner=hydrakit /data /work
-USER hydrakit
+USER 1000
 WORKDIR /work
 ENV HYDRAKIT_DATA=/data HYDRAKIT_CACHE=/cache PYTHONUNBUFFERED=1 USER=hydrakit
 ENTRYPOINT ["hydrakit"]

@@ -1,14 +1,21 @@
 # Two commands on a fresh machine with Python 3.11+ and make:
 #   make demo   install, and run the main job on synthetic data
 #   make test   install, lint, type-check, test
-# `make slow` runs the long proofs as well, `make docs` builds the documentation's site into build/docs, `make bench` compares with the authors' way and with Lightning. PYTHON=python3.12 chooses another Python.
+# `make slow` runs the long proofs as well, `make docs` builds the site of the documentation into build/docs,
+# `make bench` compares with the authors' way and with Lightning, and `make dist` builds the distributions and
+# tries them. PYTHON=python3.12 chooses another Python. On Windows: in Git's bash.
 
-PYTHON ?= python3
 VENV := .venv
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN := $(VENV)/Scripts
+else
+PYTHON ?= python3
 BIN := $(VENV)/bin
+endif
 DEMO ?= demo
 
-.PHONY: demo test lint style types tests slow docs bench clean
+.PHONY: demo test lint style types tests slow docs bench dist clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hydrakit needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -51,6 +58,11 @@ docs: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
+
+dist: $(VENV)/installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python tests/try_release.py dist --python $(PYTHON)
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist

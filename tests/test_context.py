@@ -34,13 +34,13 @@ from hydrakit import engine
 from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, make_design
 from hydrakit.compare.engine import CompareCallback, compare
-from hydrakit.compute import devices
 from hydrakit.errors import PlanError
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plan.results import EpochRecord, RoundResult
 from hydrakit.plugins import load_plugins
 from hydrakit.plugins.guard import PluginFault
+from hydrakit.runs import earlier
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, read_context
 from hydrakit.runs.datasets import find_datasets, prepare_datasets
@@ -609,7 +609,7 @@ def test_a_comparison_that_goes_on_has_as_many_threads_for_each_cell(
             "body_channels": [2, 4],
         },
     )
-    monkeypatch.setattr(devices, "processors", lambda: 8)
+    monkeypatch.setattr(earlier, "processors", lambda: 8)
     context = RunContext(data=data, cache=cache, device="cpu", jobs=2)
     begun_with = context.changed(threads=2)
     cells, whole, again = design.cells(), tmp_path / "whole", tmp_path / "again"

@@ -190,7 +190,7 @@ def test_workers_give_what_one_process_gives(tmp_path, monkeypatch):
     alone = index_headers(root)
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr(dicom_index, "_MIN_FILES", 1)
-    monkeypatch.setattr(dicom_index, "_cores", lambda: 2)
+    monkeypatch.setattr(dicom_index, "processors", lambda: 2)
     monkeypatch.setattr(dicom_index, "read_header", None)  # this process must read nothing
     seen: list[tuple[int, int]] = []
     with report_index_progress(lambda known, of: seen.append((known, of))):
@@ -206,7 +206,7 @@ def test_without_workers_this_process_reads(tmp_path, monkeypatch):
     root = tmp_path / "root"
     many(root, 120)
     monkeypatch.setattr(dicom_index, "_MIN_FILES", 1)
-    monkeypatch.setattr(dicom_index, "_cores", lambda: 2)
+    monkeypatch.setattr(dicom_index, "processors", lambda: 2)
     monkeypatch.setattr(dicom_index.sys, "executable", shutil.which("true"))
     assert len(index_headers(root)) == 120
 

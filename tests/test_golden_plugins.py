@@ -176,6 +176,10 @@ def test_a_run_uses_them_and_its_files_name_them(
     assert read_body(run.body_path).plugin == "hydrakit-golden 1.0"
     assert read_head(run.head_path("golden-spots")).plugin == "hydrakit-golden 1.0"
 
+    hydrakit.export_model(out, "hub", tmp_path / "hub")
+    card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
+    assert "\npip install hydrakit-imaging hydrakit-golden==1.0\n" in card
+
     without = load_plugins(frozenset({"golden-body", "golden-head"}))
     came = "it came from hydrakit-golden 1.0, which is installed; disabled: golden-body"
     with pytest.raises(

@@ -13,14 +13,19 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from helpers import ADAPTERS
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hydrakit.hooks import BodyFactory, HeadFactory, InputNeeds
+from hydrakit.export import programs
+from hydrakit.hooks import BodyFactory, HeadFactory, InputNeeds, NamedComponent
 from hydrakit.models.bodies import hydrakit_body_factories
 from hydrakit.models.heads import hydrakit_head_factories
+from hydrakit.plugins import Plugins
+from hydrakit.plugins.guard import PluginSource, guard
 from hydrakit.testing import CheckedProperty, check_body, check_head, check_properties
 from hydrakit.testing.networks import BODY_PROPERTIES, HEAD_PROPERTIES, NetworkSubject
+from hydrakit.testing.whole import WHOLE_PROPERTIES, PluginSubject
 
 HEADS = {each.name: each for each in hydrakit_head_factories()}
 BODIES = {each.name: each for each in hydrakit_body_factories()}
@@ -262,7 +267,7 @@ class AnyDataset(HiddenStatistics):
         (NoShape, "all builds have tensors of the same", "differ in 'extra'"),
         (NumpyWeights, "the same seed gives the same", "differ in 'conv.bias': draw initial"),
         (NoNarrow, "each value of its options", "with kind=narrow: PluginFault: "),
-        (OnePatch, "all numbers of channels and sizes", "1 channels and a patch of 9 pixels: "),
+        (OnePatch, "all numbers of channels and sizes", "with in_channels=1, patch=9: "),
         (Doubles, "leaves the process as it is", "changed torch's default number type"),
         (PlainTensor, "tensors are parameters or buffers", "shift is a tensor, but neither"),
         (WideInTraining, "outputs are finite", "4 cases in training mode it returns (4, 6): "),
@@ -290,11 +295,20 @@ def test_a_broken_body_is_named(network: type[Body], name: str, words: str, tmp_
     assert words in fault(body_of(network), full, tmp_path)
 
 
+def test_an_installed_component_is_checked_without_its_guard(tmp_path: Path) -> None:
+    installed = guard(body_of(Doubles), PluginSource("own", "hydrakit-own", "1.0"))
+    name = "leaves the process as it is"
+    assert "changed torch's default number type" in fault(installed, name, tmp_path)
+    broken = guard(body_of(NoNarrow), PluginSource("own", "hydrakit-own", "1.0"))
+    said = fault(broken, "each value of its options can be built", tmp_path)
+    assert "with kind=narrow: PluginFault: plugin own (hydrakit-own 1.0): build of body" in said
+
+
 def test_a_least_patch_that_its_body_cannot_use_is_named(tmp_path: Path) -> None:
     name = BODY_PROPERTIES[1].name
     small = body_of(Body, needs=InputNeeds(patch=2))
-    assert "3 channels and a patch" not in fault(small, name, tmp_path)
-    assert "1 channels and a patch of 2 pixels: " in fault(small, name, tmp_path)
+    assert "in_channels=3" not in fault(small, name, tmp_path)
+    assert "with in_channels=1, patch=2: " in fault(small, name, tmp_path)
     large = body_of(Body, needs=InputNeeds(patch=9))
     assert "its patch of 8 pixels is smaller than its needs.patch, 9" in fault(
         large, name, tmp_path
@@ -307,8 +321,7 @@ def test_what_cannot_be_built_has_one_fault(tmp_path: Path) -> None:
 
     checked = results(head_of(build), tmp_path)
     assert [each.fault for each in checked.values() if each.fault] == [
-        "plugin test_network_check (under test): build of head 'own' raised ValueError: no weights "
-        "here"
+        f"plugin {__name__} (under test): build of head 'own' raised ValueError: no weights here"
     ]
     assert all(each.skipped for each in list(checked.values())[1:])
 
@@ -326,7 +339,7 @@ def test_what_cannot_be_built_has_one_fault(tmp_path: Path) -> None:
             lambda features, outputs: nn.Sequential(
                 nn.Linear(features, features // 8), nn.Linear(features // 8, outputs)
             ),
-            "all numbers of features and outputs can be built: with 1 features and 2 outputs: ",
+            "all numbers of features and outputs can be built: with features=1, outputs=2: ",
         ),
         (
             lambda features, outputs: nn.Sequential(
@@ -336,7 +349,10 @@ def test_what_cannot_be_built_has_one_fault(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_broken_head_is_named(build: Callable[[int, int], nn.Module], words: str) -> None:
+def test_a_broken_head_is_named(
+    build: Callable[[int, int], nn.Module], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "find_spec", lambda name: None)  # no ONNX, which takes seconds
     with pytest.raises(AssertionError) as caught:
         check_head(head_of(build))
     (line,) = str(caught.value).splitlines()
@@ -346,3 +362,34 @@ def test_a_broken_head_is_named(build: Callable[[int, int], nn.Module], words: s
 def test_importing_the_checks_does_not_import_torch() -> None:
     code = "import sys, hydrakit.testing as t; sys.exit('torch' in sys.modules or not t.__all__)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def whole(folder: Path, *components: NamedComponent, data: Path | None = None) -> list[Any]:
+    """What is checked of a plugin as a whole."""
+    shipped = Plugins.of(*BODIES.values(), *HEADS.values(), *components)
+    subject = PluginSubject(components, shipped, data, folder)
+    return list(check_properties("all", subject, WHOLE_PROPERTIES))
+
+
+def test_a_plugin_works_as_a_whole(data: Path, tmp_path: Path) -> None:
+    dataset = ADAPTERS[3]  # of three classes
+    checked = whole(tmp_path, dataset, body_of(Body), data=data)
+    assert [each.fault for each in checked] == [None, None, None]
+    assert checked[0].note == (
+        "3 rounds of strategy 'check-plain' on dataset 'delta', with body 'own' and head 'mlp'"
+    )
+    assert checked[2].note == "2 heads"
+
+
+def test_a_run_that_does_not_resume_is_named(tmp_path: Path) -> None:
+    finishes, resumes, moves = whole(tmp_path, body_of(Counter))
+    assert "on synthetic images, with body 'own'" in finishes.note
+    assert resumes.fault is not None
+    assert "other files, such as body.safetensors: what" in resumes.fault
+    assert moves.fault is None
+
+
+def test_a_run_that_fails_has_one_fault(tmp_path: Path) -> None:
+    finishes, *others = whole(tmp_path, body_of(NaNGradient))
+    assert "the loss is not finite in epoch 1" in str(finishes.fault)
+    assert [(each.skipped, each.note) for each in others] == [(True, "the run fails")] * 2

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from hydrakit.cli import main
-from hydrakit.compute import devices
 from hydrakit.data.load import select
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
@@ -37,6 +36,7 @@ from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import load_plan
 from hydrakit.plan.grey import PER_PATIENT
+from hydrakit.runs import earlier
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
@@ -337,7 +337,7 @@ def test_a_search_goes_on_with_the_same_data_and_as_many_threads(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(devices, "processors", lambda: 64)
+    monkeypatch.setattr(earlier, "processors", lambda: 64)
     copy = tmp_path / "search"
     shutil.copytree(folder, copy)
     path = copy / "order.json"

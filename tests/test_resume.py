@@ -31,12 +31,12 @@ from helpers import (
     write_dataset,
 )
 
-from hydrakit.compute import devices
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import DatasetAdapter, Remark, Sample, Unusable
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.results import EpochRecord, RoundResult, ShortcutFact
 from hydrakit.plugins import Plugins
+from hydrakit.runs import earlier
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
 
@@ -273,7 +273,7 @@ class Notes(RunCallback):
 def test_the_number_of_threads_stays_and_another_is_told(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "processors", lambda: 2)
+    monkeypatch.setattr(earlier, "processors", lambda: 2)
     plan = plan_of(round_of("beta"), round_of("alpha", "head"), round_of("alpha"))
     whole, before = runner(plan, "whole", threads=1), torch.get_num_threads()
 
@@ -297,7 +297,7 @@ def test_the_number_of_threads_stays_and_another_is_told(
     assert "from round 2 on" in told[0]
     assert told[0] in (other.path / "log.txt").read_text()
     # A machine that cannot give as many says so, too.
-    monkeypatch.setattr(devices, "processors", lambda: 0)
+    monkeypatch.setattr(earlier, "processors", lambda: 0)
     few, told = go_on("few", default=2)
     assert few.environment()["threads"] == 2
     assert any("threads 2 in place of 1" in note for note in told)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hydrakit.cli import params, plugins_check, plugins_new
+from hydrakit.cli.completion import ANY, names_of
 from hydrakit.cli.printing import say, say_json
 from hydrakit.errors import one_line
 
@@ -79,7 +81,7 @@ def _faults(plugin: PluginRecord) -> Iterator[str]:
 
 
 @plugins.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names_of(*ANY))
 @params.as_json
 def info(name: str, as_json: bool) -> None:
     """Describe NAME: a component, with its options; or a plugin or a distribution.
@@ -167,10 +169,9 @@ def _about(distribution: str) -> dict[str, str | None]:
     """Summary and home page in the metadata of a distribution; None for what is not there."""
     from importlib import metadata
 
-    try:
-        values = metadata.metadata(distribution).json
-    except metadata.PackageNotFoundError:  # its metadata is broken
-        values = {}
+    values: dict[str, Any] = {}
+    with suppress(metadata.PackageNotFoundError):  # its metadata is broken
+        values = dict(metadata.metadata(distribution).json)
     urls = dict(each.split(", ", 1) for each in values.get("project_url", ()) if ", " in each)
     pages = {label.lower(): url for label, url in urls.items()}
     homepage = values.get("home_page") or pages.get("homepage") or next(iter(urls.values()), None)

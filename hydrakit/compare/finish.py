@@ -31,7 +31,7 @@ from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import FORMAT, Comparison
 from hydrakit.stats.decisions import fit_decision
 from hydrakit.stats.findings import Floats, mean_score
-from hydrakit.storage.files import copy
+from hydrakit.storage.files import copy, patiently
 from hydrakit.storage.records import read_record, writable
 from hydrakit.version import version
 from hydrakit.weights.description import ExpectedFigure, ModelDescription, read_model_description
@@ -191,7 +191,7 @@ def _ensemble(cells: StrategyCells, out: Path, plugins: Plugins) -> ModelDescrip
             description.write(new)
             if out.exists():
                 out.rmdir()
-            new.rename(out)
+            patiently(lambda: new.rename(out))
         finally:
             shutil.rmtree(new, ignore_errors=True)
     return description

@@ -31,7 +31,7 @@ class Compute:
             updates, losses and all evaluation are float32, and so are heads that train on cached
             features (`for_cached_features`).
         deterministic: Whether the same seed gives the same bits. A CPU always does; on CUDA it
-            costs speed.
+            costs speed; Apple's GPUs cannot.
         compiled: Whether training steps use `torch.compile`.
         graphs: Whether training steps and evaluations on a GPU are replayed as CUDA graphs. It
             changes no result.
@@ -42,6 +42,11 @@ class Compute:
     deterministic: bool = True
     compiled: bool = False
     graphs: bool = False
+
+    @property
+    def has_float64(self) -> bool:
+        """Whether the device computes in float64; Apple's GPUs do not."""
+        return self.device.type != "mps"
 
     def training(self) -> torch.autocast:
         """Autocast context of a forward pass in training."""
@@ -84,16 +89,21 @@ def choose_compute(
 
     Args:
         device: Name of the device, as for `choose_device`.
-        precision: ``auto`` is bfloat16 on CUDA and float32 on a CPU.
+        precision: ``auto`` is bfloat16 on CUDA and float32 elsewhere.
         deterministic: Whether CUDA repeats the same bits from the same seed: with repeatable
             algorithms, and with float32 unless ``precision`` says otherwise.
         compiled: Whether training steps use `torch.compile`.
-        graphs: Whether a GPU replays steps as CUDA graphs; without effect on a CPU.
+        graphs: Whether a GPU replays steps as CUDA graphs; without effect elsewhere.
 
     Raises:
-        PlanError: This machine has no such device.
+        PlanError: This machine has no such device, or it cannot be ``deterministic``.
     """
     chosen = choose_device(device)
+    if deterministic and chosen.type == "mps":
+        raise PlanError(
+            f"device {device!r}: an Apple GPU cannot repeat the same bits: leave out "
+            "`--deterministic`, or use `--device cpu`"
+        )
     if precision == "auto":
         fast = chosen.type == "cuda" and not deterministic and torch.cuda.is_bf16_supported()
         precision = "bfloat16" if fast else "float32"
@@ -107,7 +117,9 @@ def choose_compute(
 
 
 def choose_device(name: str) -> torch.device:
-    """Device with a name: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    """Device with a name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    ``auto`` is CUDA or else the CPU; ``mps``, the GPU of a Mac, is used only on request.
 
     Raises:
         PlanError: This machine has no such device.
@@ -118,8 +130,13 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and name != "cpu"):
-        raise PlanError(f"device {name!r}: must be auto, cpu, cuda or cuda:N")
+    if device.type not in ("cpu", "cuda", "mps") or device.type not in ("cuda", name):
+        raise PlanError(f"device {name!r}: must be auto, cpu, cuda, cuda:N or mps")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise PlanError(
+            f"device {name!r}: torch {torch.__version__} sees no GPU of a Mac here: use "
+            "`--device cpu`"
+        )
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
@@ -169,13 +186,6 @@ def thread_count(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def processors() -> int:
-    """Number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -173,11 +173,13 @@ def _purpose(content: CardContent) -> Iterator[str]:
 
 def _use(content: CardContent) -> Iterator[str]:
     yield "```sh"
-    built = {each.plugin for each in (content.body, *content.heads.values())} - {None}
+    built = {content.body.plugin, *(each.plugin for each in content.heads.values())} - {None}
     plugins = sorted("==".join(str(each).rsplit(" ", 1)) for each in built)
     yield command_line("pip", "install", "hydrakit-imaging", *plugins)
-    dataset = f" --dataset {content.target}" if len(content.heads) > 1 else ""
-    yield f"hydrakit predict FOLDER IMAGES --out predictions.csv{dataset}"
+    chosen = ("--dataset", content.target) if len(content.heads) > 1 else ()
+    yield command_line(
+        "hydrakit", "predict", "FOLDER", "IMAGES", "--out", "predictions.csv", *chosen
+    )
     yield "```"
     yield ""
     yield "```python"

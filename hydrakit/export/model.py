@@ -34,7 +34,7 @@ from hydrakit.export.programs import (
 )
 from hydrakit.runs.model import Model, find_model, load_networks
 from hydrakit.runs.rundir import RunDir
-from hydrakit.storage.files import write_atomic
+from hydrakit.storage.files import patiently, write_atomic
 from hydrakit.version import version
 from hydrakit.weights.folders import head_datasets, is_model_folder
 
@@ -210,6 +210,6 @@ def _new_folder(out: Path) -> Iterator[Path]:
         yield part
         if out.exists():
             out.rmdir()
-        part.rename(out)
+        patiently(lambda: part.rename(out))
     finally:
         shutil.rmtree(part, ignore_errors=True)

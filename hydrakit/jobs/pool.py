@@ -124,6 +124,8 @@ class LocalPool:
             memory = min(torch.cuda.get_device_properties(each).total_memory for each in devices)
             sharing = min(memory // GPU_MEMORY, processors // (GPU_THREADS * len(devices)))
             jobs = len(devices) * max(1, sharing)
+        if jobs is None and device.type == "mps":
+            jobs = 1
         workers = min(jobs or max(1, processors // threads), groups)
         return workers, devices, threads
 

@@ -19,7 +19,7 @@ from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.expected import figures_of
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.start import make_plan_from, networks_of
-from hydrakit.storage.files import write_atomic
+from hydrakit.storage.files import patiently, write_atomic
 from hydrakit.version import version
 from hydrakit.weights.description import ModelDescription, read_model_description
 from hydrakit.weights.folders import BODY, HEADS, MEMBERS, is_model_folder
@@ -161,7 +161,7 @@ def _write_copy(
             write_atomic(folder / HEADS / f"{name}.safetensors", heads[name].read_bytes())
         write_atomic(folder / HEADS / f"{dataset}.safetensors", head.read_bytes())
     description.write(new)
-    new.rename(out)
+    patiently(lambda: new.rename(out))
 
 
 def _description(

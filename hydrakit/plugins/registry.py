@@ -31,6 +31,7 @@ from hydrakit.hooks import DatasetAdapter
 from hydrakit.names import OWN_COMMANDS, is_name
 from hydrakit.plugins.guard import PluginSource, guard
 from hydrakit.plugins.options import options_fault
+from hydrakit.plugins.remembered import remember_names
 from hydrakit.version import DISTRIBUTION, version
 
 MAX_CLASS = 200  # characters of the name of a class
@@ -248,11 +249,15 @@ def load_plugins(disabled: frozenset[str] | None = None) -> Plugins:
         replace(record, clashes=tuple(clashes[key] for key in offers if key in clashes))
         for record, offers in loaded
     )
-    return Plugins(
+    plugins = Plugins(
         components=MappingProxyType(components),
         records=(*records, *broken),
         clashes=MappingProxyType(clashes),
     )
+    if not disabled:
+        names = {kind.name: list(components[kind.name]) for kind in KINDS}
+        remember_names({**names, "plugin": [entry.record.name for entry in entries]})
+    return plugins
 
 
 Offers = dict[tuple[str, str], Any]  # component by the name of its kind and its own name
@@ -476,7 +481,7 @@ def _checked_name(component: Any, kind: ComponentKind) -> str:
     if not is_name(name):
         raise PluginError(
             f"{kind.hook} yielded the name {name!r}: lower-case letters, digits, '-' and '_' are "
-            "allowed, at most 64, and a letter or digit first"
+            "allowed, at most 64, a letter or digit first, and no device of Windows (such as con)"
         )
     fault = _fault(component)
     if fault:

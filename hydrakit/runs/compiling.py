@@ -52,7 +52,7 @@ def chooses_compiling(
     began_with = rundir.environment().get("compiled") if rundir.plan_path.is_file() else None
     if began_with is not None:
         return bool(began_with)
-    if device.type == "cpu" or not isinstance(plan.body, BodySpec) or not _can_compile(device):
+    if device.type != "cuda" or not isinstance(plan.body, BodySpec) or not _can_compile(device):
         return False
     return saved_seconds(plan, loaded) > COMPILING_SECONDS
 

@@ -41,8 +41,8 @@ class RunContext(Frozen):
         data: Folder with one folder per dataset; None for ``$HYDRAKIT_DATA``, else ``./data``.
         roots: Folders of datasets that are elsewhere, by name.
         cache: Folder of all caches; None for ``$HYDRAKIT_CACHE``, else ``~/.cache/hydrakit``.
-        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: Precision of training steps; ``auto`` is bfloat16 on CUDA, float32 on a CPU.
+        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: Precision of training steps; ``auto`` is bfloat16 on CUDA, else float32.
         deterministic: Whether CUDA repeats the same bits from the same seed, which costs speed.
         compiled: Whether training steps use `torch.compile`; None lets a run on a GPU choose, by
             how long it is (`hydrakit.runs.compiling`). The last bits of results depend on it.

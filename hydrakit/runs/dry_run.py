@@ -211,6 +211,8 @@ def _time(action: Callable[[], object], device: torch.device) -> float:
         action()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
         seconds.append(time.perf_counter() - start)
     return median(seconds[warm_up:])
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hydrakit.compute import devices
+from hydrakit.compute.processors import processors
 from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.errors import PlanError, PluginError, one_line
 from hydrakit.plan.model import Plan
@@ -74,7 +75,7 @@ def with_threads(context: RunContext, began_with: int | None) -> RunContext:
 
     It stays as it is if the user chose a number, and if this machine has fewer processors.
     """
-    if context.threads is not None or not 0 < (began_with or 0) <= devices.processors():
+    if context.threads is not None or not 0 < (began_with or 0) <= processors():
         return context
     return context.changed(threads=began_with)
 
@@ -84,7 +85,7 @@ def environment_of(
 ) -> dict[str, Any]:
     """Machine, versions and data folders, for ``environment.json``."""
     device = compute.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    name = {"cpu": "CPU", "mps": "Apple GPU"}.get(device.type) or torch.cuda.get_device_name(device)
     return {
         "hydrakit": version(),
         "python": platform.python_version(),

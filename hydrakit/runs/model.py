@@ -22,7 +22,7 @@ from hydrakit.data.declared.given import NO_SPACING
 from hydrakit.data.identity import is_named, patient_of
 from hydrakit.data.padding import fill_padding, padding_mask
 from hydrakit.data.prepared.crop import Statistics, crop, crop_fault, is_flat
-from hydrakit.data.prepared.prepare import map_in_order, processors
+from hydrakit.data.prepared.prepare import map_in_order, reading_threads
 from hydrakit.data.quality.duplicates import content_digest
 from hydrakit.data.quality.foreign import foreign_values
 from hydrakit.data.read import LoadedSample, checked, in_grey
@@ -469,7 +469,7 @@ class Model:
         """
         totals: dict[str, Statistics] = {}
         work = partial(self.image_input, spacing=spacing, exact=exact)
-        with closing(map_in_order(work, iter(cases), threads=processors())) as outcomes:
+        with closing(map_in_order(work, iter(cases), threads=reading_threads())) as outcomes:
             for number, (_, image) in enumerate(outcomes, start=1):
                 if isinstance(image, ImageInput) and image.patient is not None:
                     total = totals.get(image.patient)
@@ -500,7 +500,7 @@ class Model:
             [each for n in self.networks for each in (n.body.cases, n.head.cases)]
         )
         work = partial(self.image_input, spacing=spacing, exact=exact)
-        with closing(map_in_order(work, iter(cases), threads=processors())) as outcomes:
+        with closing(map_in_order(work, iter(cases), threads=reading_threads())) as outcomes:
             while pending := list(islice(outcomes, BATCH)):
                 yield self._batch(pending, rule, totals or {}, trainings)
 
@@ -703,7 +703,7 @@ def load_model(
         body: In place of ``path``: file of a body.
         head: File of a head, with ``body``.
         dataset: Dataset whose head is used; None for the target of the run, or the only head.
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+        device: ``cpu``, ``cuda``, ``cuda:N``, ``mps`` or ``auto``.
         plugins: Plugins with the factories; None loads the installed ones.
 
     Raises:

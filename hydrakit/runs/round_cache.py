@@ -25,7 +25,7 @@ from hydrakit.plan.model import BodySpec, Plan
 from hydrakit.plan.results import RoundResult
 from hydrakit.plan.start import facts_of
 from hydrakit.storage.digests import damaged_files, update_digests
-from hydrakit.storage.files import copy, sync_folder
+from hydrakit.storage.files import copy, patiently, sync_folder
 from hydrakit.storage.records import read_record, write_record
 from hydrakit.version import version
 
@@ -105,7 +105,7 @@ def store(folder: Path, key: str, rundir: RunDir, number: int, plan: Plan) -> No
     update_digests(part, renewed=["round.json"], plan=None)
     sync_folder(part)
     try:
-        part.rename(final)
+        patiently(lambda: part.rename(final))
     except OSError:
         if not final.is_dir():
             raise

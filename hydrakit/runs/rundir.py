@@ -44,6 +44,7 @@ from hydrakit.storage.digests import (
 )
 from hydrakit.storage.files import (
     append_line,
+    patiently,
     refuse_link,
     sync_folder,
     write_atomic,
@@ -302,7 +303,7 @@ class RunDir:
         else:
             write_digests(new, [path.name for path in new.iterdir()], plan=self._plan_digest())
         sync_folder(new)
-        new.rename(final)
+        patiently(lambda: new.rename(final))
         sync_folder(final.parent)
         self.clear_state(number, round)
 

@@ -18,6 +18,7 @@ from secrets import token_hex
 from string import Template
 
 from hydrakit.errors import PluginError
+from hydrakit.hooks import API
 from hydrakit.names import OWN_COMMANDS
 from hydrakit.plugins.registry import KINDS, ComponentKind, Plugins
 from hydrakit.storage.records import writable
@@ -152,6 +153,7 @@ class NewPlugin:
             "component": self.component,
             "what": f"{self.what} {self.component}",
             "versions": _version_range(version()),
+            "api": str(API),
             "year": str(date.today().year),
             "author": self.author or "",
         }

@@ -192,7 +192,8 @@ class RoundTrials:
         """Whether many trials can be trained together."""
         settings = self.round.hyperparameters
         trains_head = self.round.train == "head" and settings.solver == "steps"
-        return trains_head and settings.select in RULES and can_train_together(self.head)
+        possible = trains_head and settings.select in RULES and can_train_together(self.head)
+        return possible and self.compute.has_float64
 
     def run(self, jobs: Sequence[tuple[Setting, int]]) -> Iterator[tuple[int, TrialHistory]]:
         """Run trials, each of a setting on the fold with a number.

@@ -52,11 +52,11 @@ def to_tensor(targets: Targets, scale: Scale | None) -> Tensor:
 
 
 def from_tensor(targets: Tensor, scale: Scale | None) -> Tensor:
-    """Inverse of `to_tensor`: class indices unchanged, numbers in their own unit."""
+    """Inverse of `to_tensor`: class indices unchanged, numbers in their own unit, on the CPU."""
     if targets.dtype == torch.int64:
         return targets
     mean, spread = scale or (0.0, 1.0)
-    return targets.double() * spread + mean
+    return targets.cpu().double() * spread + mean
 
 
 def strata(labels: Sequence[Label], task: Task, classes: Sequence[str]) -> NDArray[np.float64]:

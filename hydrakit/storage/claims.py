@@ -74,7 +74,7 @@ def create_once(path: Path, content: str) -> bool:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        temporary.write_text(content)
+        temporary.write_text(content, encoding="ascii")
         try:
             os.link(temporary, path)
         except OSError as error:

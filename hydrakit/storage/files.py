@@ -17,7 +17,9 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,9 +37,15 @@ MAX_DEPTH = 50  # folders within one another; a comparison needs 5, and trackers
 IN_PLACE = (".lock", "lock.holder", "events.jsonl", "log.txt")
 """Names of files that are changed in place; all others are written under a temporary name."""
 
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
+"""Names of temporary files that a stopped `write_atomic` leaves behind."""
+
 # Do not wait for the writer of a pipe; do not translate line ends on Windows.
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
+
+PATIENCE = 2.0
+"""Seconds for which a rename is tried again on Windows."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors for a full disk, an exceeded quota and a file that is too large."""
@@ -65,7 +73,7 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        temporary.replace(path)
+        patiently(lambda: temporary.replace(path))
         if sync:
             sync_folder(path.parent)
     except BaseException as error:
@@ -77,6 +85,27 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
         if error.errno in NO_ROOM:
             text = f"{text}, {len(data):,} bytes are needed"
         raise OSError(error.errno, text, str(path)) from None
+
+
+def patiently(rename: Callable[[], object]) -> None:
+    """Rename a file or folder; on Windows, which refuses while another process reads it, by and by.
+
+    Args:
+        rename: Renames it.
+
+    Raises:
+        OSError: It cannot be renamed, on Windows not even within `PATIENCE` seconds.
+    """
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            rename()
+        except PermissionError:
+            if sys.platform != "win32" or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def append_line(path: Path, line: str) -> None:
@@ -322,6 +351,14 @@ def _link_error(path: Path | str) -> PlanError:
         f"{path}: is a link, or neither a file nor a folder; writing there could change files "
         "elsewhere: replace it with a copy of the file or folder"
     )
+
+
+def size_text(count: int) -> str:
+    """A number of bytes as text."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count} bytes"
 
 
 def walk(folder: Path) -> Iterator[os.DirEntry[str]]:

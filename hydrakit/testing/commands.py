@@ -60,7 +60,7 @@ def _prints_help(subject: CommandSubject) -> str:
 
 
 COMMAND_PROPERTIES = (
-    Property("it has a help text", _is_described),
+    Property("has a help text", _is_described),
     Property("`--help` prints it, without torch", _prints_help),
 )
 """Properties of a command."""

@@ -363,7 +363,7 @@ def _passes_the_leak_gate(subject: DatasetSubject) -> str:
 
 
 DATASET_PROPERTIES = (
-    Property("layout, source, citation and licence are told", _is_described),
+    Property("layout, source, citation and licence are given", _is_described),
     Property("each case has a key of its own", _stage("keys", lambda _: "")),
     Property("each case has a valid label, patient and spacing", _stage("cases", _count_cases)),
     Property("each image is finite float32", _stage("images", lambda _: "")),

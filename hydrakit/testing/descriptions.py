@@ -21,9 +21,7 @@ def _has_a_summary(component: NamedComponent) -> str:
     return ""
 
 
-def _describes_options(component: NamedComponent) -> str:
-    if not isinstance(component, Factory):
-        return ""
+def _describes_options(component: Factory) -> str:
     options = option_fields(component.options)
     for each in options:
         assert each.help.strip(), (
@@ -34,8 +32,10 @@ def _describes_options(component: NamedComponent) -> str:
     return ", ".join(each.name for each in options)
 
 
-DESCRIPTION_PROPERTIES = (
-    Property("its summary is one line", _has_a_summary),
+SUMMARY_PROPERTIES = (Property("its summary is one line", _has_a_summary),)
+"""Properties of every component but commands."""
+
+OPTION_PROPERTIES = (
     Property("its options have help texts, and their defaults are valid", _describes_options),
 )
-"""Properties of every component but commands."""
+"""Properties of every component that has options."""

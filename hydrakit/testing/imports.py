@@ -141,7 +141,7 @@ class ImportSubject:
         if first.seconds <= self.limit or first.error:
             return first
         again = (import_afresh(self.module, self.folder) for _ in range(REPEATS - 1))
-        return min(first, *again, key=lambda each: each.seconds)
+        return min([first, *again], key=lambda each: each.seconds)
 
     @property
     def imported(self) -> FreshImport:
@@ -205,7 +205,7 @@ def _changes_nothing(subject: ImportSubject) -> str:
 
 
 IMPORT_PROPERTIES = (
-    Property("it can be imported, and its hooks are valid", _is_plugin),
+    Property("can be imported, and its hooks are valid", _is_plugin),
     Property("its import is quick", _is_quick),
     Property("its import prints nothing", _prints_nothing),
     Property("its import causes no warning", _warns_of_nothing),

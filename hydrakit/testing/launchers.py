@@ -238,10 +238,10 @@ def _cancels(subject: LauncherSubject) -> str:
 
 
 LAUNCHER_PROPERTIES = (
-    Property("it is built, and has the methods of a launcher", _is_built),
-    Property("it asks for one process and one thread at least", _counts),
-    Property("it runs two jobs to their end", _runs_jobs),
-    Property("it cancels jobs that wait", _cancels),
+    Property("is built, and has the methods of a launcher", _is_built),
+    Property("asks for one process and one thread at least", _counts),
+    Property("runs two jobs to their end", _runs_jobs),
+    Property("cancels jobs that wait", _cancels),
 )
 """Properties of a launcher."""
 

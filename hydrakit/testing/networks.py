@@ -371,11 +371,11 @@ def _sizes_of_head(subject: NetworkSubject) -> str:
     built, refused = list[str](), list[str]()
     for features in sorted(FEATURES):
         for outputs in counts:
-            text = f"{features} features and {outputs} outputs"
+            text = f"features={features}, outputs={outputs}"
             try:
                 subject.build(features=features, outputs=outputs)
             except PlanError as error:
-                refused.append(f"{text} are refused ({one_line(str(error), 80)})")
+                refused.append(f"{text} is refused ({one_line(str(error), 80)})")
             except Exception as error:
                 raise AssertionError(
                     f"with {text}: {describe_error(error)}: build any size, or raise PlanError"
@@ -393,13 +393,13 @@ def _sizes_of_body(subject: NetworkSubject) -> str:
     built, refused = list[str](), list[str]()
     for channels in subject.channels:
         for patch in sorted({usual, usual + 1, *([least] if least > 1 else [])}):
-            text = f"{channels} channels and a patch of {patch} pixels"
+            text = f"in_channels={channels}, patch={patch}"
             try:
                 subject.build(channels=channels, options={"patch": patch})
             except PlanError as error:
                 if patch in (usual, least):
                     raise AssertionError(f"with {text}: {error}") from error
-                refused.append(f"{text} are refused ({one_line(str(error), 80)})")
+                refused.append(f"{text} is refused ({one_line(str(error), 80)})")
             except Exception as error:
                 raise AssertionError(
                     f"with {text}: {describe_error(error)}: say what it can use in `needs`, or "
@@ -431,10 +431,12 @@ def _same_seed(subject: NetworkSubject) -> str:
 def _tensors_are_registered(subject: NetworkSubject) -> str:
     module = subject.build()
     subject.step(module)(subject.inputs(CASES))
+    registered = {id(each) for each in (*module.parameters(), *module.buffers())}
     for name, layer in module.named_modules():
         for attribute, value in vars(layer).items():
-            each = (*value,) if isinstance(value, list | tuple) else (value,)
-            assert not any(isinstance(part, Tensor) for part in each), (
+            parts = value if isinstance(value, list | tuple) else [value]
+            tensors = [each for each in parts if isinstance(each, Tensor)]
+            assert registered.issuperset(map(id, tensors)), (
                 f"{f'{name}.' if name else ''}{attribute} is a tensor, but neither a parameter nor "
                 "a buffer: it would not be saved, nor be moved to a GPU: use register_buffer or "
                 "nn.Parameter"
@@ -580,7 +582,8 @@ def _dropout(subject: NetworkSubject) -> str:
     unknown = [
         name
         for name, layer in module.named_modules()
-        if "dropout" in type(layer).__name__.lower() and not any(map(is_dropout, layer.modules()))
+        if "dropout" in type(layer).__name__.lower()
+        and not (is_dropout(layer) or list(layer.children()))
     ]
     assert not (random and unknown), (
         f"hydrakit cannot set the probability of {_names(unknown)}: use torch.nn.Dropout, or "

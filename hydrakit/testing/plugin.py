@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from hydrakit.errors import PluginError, one_line, unknown
-from hydrakit.plugins.registry import DISABLED, OWN_DISTRIBUTION, PluginRecord, installed_plugins
+from hydrakit.plugins.registry import DISABLED, PluginRecord, installed_plugins
 from hydrakit.testing.properties import CheckedProperty
+from hydrakit.version import DISTRIBUTION
 
 PROJECT = "pyproject.toml"
 SECONDS_TO_END = 10  # of the process, after its last result
@@ -71,7 +72,7 @@ def plugin_checks(
             ]
     records = installed_plugins()
     if name_or_path is None:
-        records = [r for r in records if r.distribution != OWN_DISTRIBUTION] or records
+        records = [r for r in records if r.distribution != DISTRIBUTION] or records
     else:
         name = _canonical(str(name_or_path))
         known = {each for r in records for each in (r.name, r.distribution)}
@@ -222,7 +223,7 @@ class PluginChecks:
 
     def _results(self, process: subprocess.Popen[str]) -> Iterator[CheckedProperty]:
         assert process.stdout is not None
-        begun = {"of": f"plugin {self.record.name!r}", "name": "it can be checked"}
+        begun = {"of": f"plugin {self.record.name!r}", "name": "can be checked"}
         for line in process.stdout:
             ((kind, content),) = json.loads(line).items()
             if kind == "done":

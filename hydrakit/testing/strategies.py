@@ -127,9 +127,9 @@ def _plans(subject: StrategySubject) -> str:
         except _RefusedError as error:
             refused.append(f"{count} refused: {error}")
         else:
-            rounds.append(f"{len(plan.rounds)} rounds for {count}")
+            rounds.append(str(len(plan.rounds)))
     assert rounds, f"it refuses every number of datasets: {refused[0]}"
-    return ", ".join((*rounds, *refused))
+    return "; ".join((f"{', '.join(rounds)} rounds", *refused))
 
 
 def _repeats(subject: StrategySubject) -> str:
@@ -182,11 +182,11 @@ def _needs_no_torch(subject: StrategySubject) -> str:
 
 
 STRATEGY_PROPERTIES = (
-    Property("it lists rounds without torch", _needs_no_torch),
-    Property("it lists valid rounds for 1, 2, 3 and 5 datasets", _plans),
+    Property("lists rounds without torch", _needs_no_torch),
+    Property("lists valid rounds for 1, 2, 3 and 5 datasets", _plans),
     Property("a dataset may be named again", _repeats),
-    Property("it lists the same rounds again", _is_the_same_again),
-    Property("it reads no file and draws no random number", _only_describes),
+    Property("lists the same rounds again", _is_the_same_again),
+    Property("reads no file and draws no random number", _only_describes),
 )
 """Properties of a strategy."""
 

@@ -93,7 +93,7 @@ def _require_steps(recorded: Any, metric: str, steps: set[int]) -> None:
 
 
 TRACKER_PROPERTIES = (
-    Property("it is built, and has the methods of a tracker", _is_built),
+    Property("is built, and has the methods of a tracker", _is_built),
     Property("a run that is resumed finds what it recorded", _records),
 )
 """Properties of a tracker."""

@@ -41,6 +41,7 @@ from hydrakit.testing.synthetic import synthetic_dataset
 VALUES: dict[str, Any] = {
     "profile": "recommended-0.1",
     "epochs": 2,
+    "select": "last",
     "epoch_size": 16,
     "batch_size": 4,
     "patience": 0,
@@ -218,7 +219,8 @@ def _resumes(subject: PluginSubject) -> str:
     assert one.keys() == other.keys(), "killed and resumed, it ends with other files"
     changed = sorted(name for name in one if one[name] != other[name])
     assert not changed, (
-        f"killed in its last epoch and resumed, it ends with other bytes in {', '.join(changed)}: "
+        f"killed in its last epoch and resumed, it ends with {len(changed)} other files, such as "
+        f"{changed[0]}: "
         "what training changes must be in parameters or buffers, and random numbers must be torch's"
     )
     return f"{len(one)} files are equal"

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import click
 from hydrakit.hooks import (
     BodyFactory,
     DatasetAdapter,
+    Factory,
     HeadFactory,
     LauncherFactory,
     NamedComponent,
@@ -43,8 +45,8 @@ Group = tuple[str, Any, Iterable[Property[Any]]]
 ORDER = (SequenceStrategy, click.Command, DatasetAdapter, LauncherFactory, TrackerFactory)
 """Classes of components in the order of their checks: strategies before what imports torch."""
 
-IN_RUNS = (DatasetAdapter, HeadFactory, BodyFactory, SequenceStrategy)
-"""Classes of components that a run of one plugin has."""
+IN_RUNS = (HeadFactory, BodyFactory, SequenceStrategy)
+"""Classes of components that a run can have; with data, it also has a dataset."""
 
 
 def main() -> None:
@@ -71,12 +73,11 @@ def _groups(module: str, data: Path | None, folder: Path) -> Iterator[Group]:
 
     plugin = next(each for each in installed_plugins() if each.module == module)
     yield f"plugin {plugin.name!r}", ImportSubject(module, folder), IMPORT_PROPERTIES
-    plugins = load_plugins()
-    record = next(each for each in plugins.records if each.module == module)
-    yield f"plugin {plugin.name!r}", record, RECORD_PROPERTIES
-    if record.error or record.disabled:
+    loaded = _LoadedPlugin(module)
+    yield f"plugin {plugin.name!r}", loaded, LOADED_PROPERTIES
+    if loaded.record.error or loaded.record.disabled:
         return
-    checks = _Checks(record, plugins, data, folder)
+    checks = _Checks(loaded.record, loaded.plugins, data, folder)
     offered = components_of(module)
     for (kind, name), component in sorted(offered.items(), key=lambda item: _order(item[1])):
         yield from checks.of(f"{kind} {name!r}", component)
@@ -87,19 +88,41 @@ def _order(component: object) -> int:
     return next((i for i, kind in enumerate(ORDER) if isinstance(component, kind)), len(ORDER))
 
 
-def _is_enabled(record: PluginRecord) -> str:
+@dataclass(frozen=True)
+class _LoadedPlugin:
+    """A plugin among all that are installed; they are loaded when they are needed.
+
+    Attributes:
+        module: Module that its entry point names.
+    """
+
+    module: str
+
+    @cached_property
+    def plugins(self) -> Plugins:
+        """All plugins."""
+        return load_plugins()
+
+    @property
+    def record(self) -> PluginRecord:
+        """The plugin."""
+        return next(each for each in self.plugins.records if each.module == self.module)
+
+
+def _is_valid(loaded: _LoadedPlugin) -> str:
+    record = loaded.record
     assert not record.disabled, "it is disabled: leave out `--no-plugin` and $HYDRAKIT_NO_PLUGINS"
     assert not record.error, record.error
     return ", ".join(f"{kind} {name}" for kind, names in record.offers.items() for name in names)
 
 
-def _is_alone(record: PluginRecord) -> str:
-    assert not record.clashes, record.clashes[0]
+def _is_alone(loaded: _LoadedPlugin) -> str:
+    assert not loaded.record.clashes, loaded.record.clashes[0]
     return ""
 
 
-RECORD_PROPERTIES = (
-    Property("its components are valid", _is_enabled),
+LOADED_PROPERTIES = (
+    Property("its components are valid", _is_valid),
     Property("no other installed plugin offers the same", _is_alone),
 )
 """Properties of a plugin among those that are installed."""
@@ -123,10 +146,12 @@ class _Checks:
 
     def of(self, name: str, component: Any) -> Iterator[Group]:
         """The checks of a component that has this name in the list."""
-        from hydrakit.testing.descriptions import DESCRIPTION_PROPERTIES
+        from hydrakit.testing.descriptions import OPTION_PROPERTIES, SUMMARY_PROPERTIES
 
         if isinstance(component, NamedComponent):
-            yield name, component, DESCRIPTION_PROPERTIES
+            yield name, component, SUMMARY_PROPERTIES
+        if isinstance(component, Factory):
+            yield name, component, OPTION_PROPERTIES
         if isinstance(component, SequenceStrategy):
             from hydrakit.testing.strategies import STRATEGY_PROPERTIES, StrategySubject
 
@@ -153,7 +178,8 @@ class _Checks:
 
     def of_all(self, name: str, components: Iterable[Any]) -> Iterator[Group]:
         """The checks of a run with the components, if a run can have some of them."""
-        own = tuple(each for each in components if isinstance(each, IN_RUNS))
+        kinds = IN_RUNS if self.data is None else (*IN_RUNS, DatasetAdapter)
+        own = tuple(each for each in components if isinstance(each, kinds))
         if own:
             from hydrakit.testing.whole import WHOLE_PROPERTIES, PluginSubject
 

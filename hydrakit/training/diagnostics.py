@@ -98,14 +98,14 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 NOTHING_FITS = "not even one patch fits: choose a smaller body (`--body-channels`)"
 
-_CPU_MESSAGES = ("can't allocate memory", "not enough memory")
+_MESSAGES = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that a GPU or the machine ran out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_MESSAGES)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
 
 
 def out_of_memory_message(

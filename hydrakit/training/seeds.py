@@ -45,9 +45,17 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     seeded: `torch.manual_seed` would also seed every other GPU.
     """
     gpus = [device] if device.type == "cuda" else []
+    on_mac = torch.mps.get_rng_state() if device.type == "mps" else None
     with torch.random.fork_rng(devices=gpus):
         torch.default_generator.manual_seed(seed)
         for gpu in gpus:
             with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)
-        yield
+        if on_mac is None:
+            yield
+            return
+        torch.mps.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.mps.set_rng_state(on_mac)

@@ -55,7 +55,9 @@ def _share(before: list[Tensor], after: list[Tensor]) -> float:
     """Norm of the change, divided by the norm before; 0 if nothing changed."""
     if not before:
         return 0.0
-    old, new = (torch.cat([each.flatten().double() for each in side]) for side in (before, after))
+    old, new = (
+        torch.cat([each.flatten().cpu().double() for each in side]) for side in (before, after)
+    )
     change = float(torch.linalg.vector_norm(new - old))
     length = float(torch.linalg.vector_norm(old))
     return change / length if length > 0 else float(change > 0)

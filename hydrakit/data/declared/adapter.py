@@ -43,7 +43,8 @@ def load_declared(folder: Path) -> DatasetAdapter:
     name = declaration.name or folder.resolve().name
     if not is_name(name):
         raise DataError(
-            f"{path}: the folder's name {name!r} is not a valid dataset name ({NAME_PATTERN}): add "
+            f"{path}: the folder's name {name!r} is not a valid dataset name ({NAME_PATTERN}, "
+            "and no device of Windows, such as con or nul): add "
             "name = ..., and give the folder as --root NAME=FOLDER"
         )
     tables = _tables(declaration, folder)

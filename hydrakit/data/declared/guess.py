@@ -52,7 +52,8 @@ def dataset_name(folder: Path) -> str:
     name = folder.resolve().name
     if is_name(name):
         return name
-    return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:64] or "mydata"
+    name = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:64]
+    return name if is_name(name) else "mydata"
 
 
 def guess_declaration(folder: Path, out: Path | None = None) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal
 
+from hydrakit.compute.processors import processors
 from hydrakit.data.archives import unpack_hint
 from hydrakit.data.dicom.cache import CacheEntry, HeaderCache, from_json, to_json
 from hydrakit.data.dicom.decode import start_worker
@@ -180,7 +181,7 @@ HeaderResult = Header | None | DataError  # None: not an image; an error: the fi
 
 def _read(entries: Sequence[CacheEntry]) -> Iterator[tuple[CacheEntry, HeaderResult]]:
     """Yield the outcome for each file, in the given order."""
-    workers = min(_cores(), _MAX_WORKERS)
+    workers = min(processors(), _MAX_WORKERS)
     if len(entries) < _MIN_FILES or workers == 1:
         yield from ((entry, _outcome(entry.path)) for entry in entries)
         return
@@ -206,12 +207,6 @@ def _read(entries: Sequence[CacheEntry]) -> Iterator[tuple[CacheEntry, HeaderRes
         pool.shutdown(cancel_futures=True)
         for worker in started:
             worker.stop()
-
-
-def _cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _outcome(path: Path) -> HeaderResult:

@@ -17,11 +17,13 @@ import tempfile
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydrakit.errors import DataError, PlanError, command_line, one_line
 from hydrakit.sources import IndexedSeries
+from hydrakit.storage.files import patiently
 
 ENDPOINT = "https://s3.amazonaws.com"
 ENDPOINT_VARIABLE = "S3_ENDPOINT_URL"  # s5cmd's own; for a mirror
@@ -158,7 +160,7 @@ def download(series: Sequence[IndexedSeries], folder: Path, progress: OnBytes) -
             part = folder / f"{file.path}{PART}"
             fault = file.fault(part)
             if fault is None:
-                part.replace(folder / file.path)
+                patiently(partial(part.replace, folder / file.path))
                 progress(file.size)
             else:
                 part.unlink()

@@ -22,6 +22,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import TypeVar
 
+from hydrakit.compute.processors import processors
 from hydrakit.data.dicom.cache import HeaderCache
 from hydrakit.data.identity import normal_name, patient_of
 from hydrakit.data.prepared.crop import (
@@ -31,6 +32,7 @@ from hydrakit.data.prepared.crop import (
     crop_fault,
     is_flat,
 )
+from hydrakit.data.prepared.folder import note_use
 from hydrakit.data.prepared.index import (
     ExcludedCase,
     ImageIntensity,
@@ -110,9 +112,11 @@ def prepare(
     """
     check_root(adapter, root)
     with using_cache(cache):
-        return _prepare(
+        prepared = _prepare(
             adapter, root, options, patch=patch, fresh=fresh, on_case=on_case, threads=threads
         )
+    note_use(prepared.folder, root)
+    return prepared
 
 
 def already_prepared(
@@ -126,9 +130,12 @@ def already_prepared(
         DataError: The folder of the dataset is missing, or cannot be listed.
     """
     check_root(adapter, root)
-    with suppress(OSError, ValueError):  # missing, or broken
-        return open_prepared(_index_path(adapter, root, options, patch=patch), reused=True)
-    return None
+    try:
+        prepared = open_prepared(_index_path(adapter, root, options, patch=patch), reused=True)
+    except (OSError, ValueError):  # missing, or broken
+        return None
+    note_use(prepared.folder, root)
+    return prepared
 
 
 def _index_path(
@@ -171,7 +178,7 @@ def _prepare(
             raise _broken_cache_error(folder, error) from None
         with store:
             preparation = _Preparation(adapter, root, patch=patch, manifest=manifest, store=store)
-            index = preparation.run(options, threads=threads or processors(), on_case=on_case)
+            index = preparation.run(options, threads=threads or reading_threads(), on_case=on_case)
         with _cache_errors(folder):
             write_atomic(path, index.model_dump_json().encode())
             store.remove_other_numbers()
@@ -197,11 +204,9 @@ def _folder(
     return cache / f"{adapter.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def processors() -> int:
-    """Return the number of processors available to this process, 16 at most."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
-    return min(os.cpu_count() or 1, MAX_THREADS)
+def reading_threads() -> int:
+    """Number of threads that read images: one for each processor, 16 at most."""
+    return min(processors(), MAX_THREADS)
 
 
 class _Preparation:
