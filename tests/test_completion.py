@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from hydrakit.cli import main
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.plugins import load_plugins
-from hydrakit.plugins.remembered import remember_names, remembered_names
+from hydrakit.plugins import load_plugins, remembered
+from hydrakit.plugins.remembered import remembered_names
 
 NAMES = {
     "dataset": ["beta", "alpha"],
@@ -37,8 +37,16 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data" / "other").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRAKIT_DATA", raising=False)
-    remember_names(NAMES)
+    write_names()
     return tmp_path / "data"
+
+
+def write_names() -> None:
+    """Write the file of names as for an environment that has these plugins."""
+    with pytest.MonkeyPatch.context() as patch:
+        names = {kind: sorted(each) for kind, each in NAMES.items()}
+        patch.setattr(remembered, "_collected", lambda: names)
+        assert remembered_names() == names
 
 
 def completed(line: str) -> list[str]:
@@ -146,35 +154,41 @@ def test_bash_completes_by_the_script(data: Path) -> None:
     assert done.stdout == "alpha,mine\n"
 
 
-def test_names_are_remembered_when_plugins_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_plugins.cache_clear()
-    loaded = load_plugins()
-    assert remembered_names()["dataset"] == sorted(loaded.all(DatasetAdapter))
+def file_of_names() -> Path:
+    (file,) = Path(os.environ["HYDRAKIT_CACHE"]).glob("names-*.json")
+    return file
+
+
+def test_names_are_collected_once_after_an_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert remembered_names()["dataset"] == sorted(load_plugins(frozenset()).all(DatasetAdapter))
     assert "prostatex" in remembered_names()["plugin"]
-    (file,) = Path(os.environ["HYDRAKIT_CACHE"]).iterdir()
-    written = file.stat().st_mtime_ns
+    monkeypatch.setattr(remembered, "_collected", lambda: {"dataset": ["new"]})
+    assert "brain" in remembered_names()["dataset"]  # not collected again
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert remembered_names() == {"dataset": ["new"]}
+
+
+def test_loading_plugins_writes_no_names() -> None:
     load_plugins.cache_clear()
     load_plugins()
-    assert file.stat().st_mtime_ns == written  # known already
-    load_plugins(frozenset({"brain"}))
-    assert "brain" in remembered_names()["dataset"]  # it is installed
-    load_plugins.cache_clear()
+    assert not list(Path(os.environ["HYDRAKIT_CACHE"]).glob("names-*"))
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"dataset": 3}', "[" * 100_000])
-def test_a_damaged_file_of_names_completes_none_and_is_replaced(content: str) -> None:
-    remember_names(NAMES)
-    (file,) = Path(os.environ["HYDRAKIT_CACHE"]).iterdir()
-    file.write_text(content)
-    assert remembered_names() == {}
-    remember_names(NAMES)
-    assert remembered_names() == {kind: sorted(each) for kind, each in NAMES.items()}
-    assert json.loads(file.read_text())["dataset"] == ["alpha", "beta"]
+@pytest.mark.parametrize("content", ["", "[1]", '{"names": 3}', "[" * 100_000])
+def test_a_damaged_file_of_names_is_replaced(content: str) -> None:
+    write_names()
+    file_of_names().write_text(content)
+    write_names()
+    assert json.loads(file_of_names().read_text())["names"]["dataset"] == ["alpha", "beta"]
 
 
-def test_without_a_cache_folder_no_name_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cache_folder_names_are_collected_every_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (Path(os.environ["HYDRAKIT_CACHE"]) / "file").touch()
     monkeypatch.setenv("HYDRAKIT_CACHE", f"{os.environ['HYDRAKIT_CACHE']}/file")
-    remember_names(NAMES)
-    assert remembered_names() == {}
+    write_names()
+    write_names()
     assert completed("cache clean ") == []

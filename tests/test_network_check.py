@@ -266,7 +266,7 @@ class AnyDataset(HiddenStatistics):
     [
         (NoShape, "all builds have tensors of the same", "differ in 'extra'"),
         (NumpyWeights, "the same seed gives the same", "differ in 'conv.bias': draw initial"),
-        (NoNarrow, "each value of its options", "with kind=narrow: PluginFault: "),
+        (NoNarrow, "each value of its options", "with kind=narrow: plugin "),
         (OnePatch, "all numbers of channels and sizes", "with in_channels=1, patch=9: "),
         (Doubles, "leaves the process as it is", "changed torch's default number type"),
         (PlainTensor, "tensors are parameters or buffers", "shift is a tensor, but neither"),
@@ -301,7 +301,7 @@ def test_an_installed_component_is_checked_without_its_guard(tmp_path: Path) -> 
     assert "changed torch's default number type" in fault(installed, name, tmp_path)
     broken = guard(body_of(NoNarrow), PluginSource("own", "hydrakit-own", "1.0"))
     said = fault(broken, "each value of its options can be built", tmp_path)
-    assert "with kind=narrow: PluginFault: plugin own (hydrakit-own 1.0): build of body" in said
+    assert "with kind=narrow: plugin own (hydrakit-own 1.0): build of body" in said
 
 
 def test_a_least_patch_that_its_body_cannot_use_is_named(tmp_path: Path) -> None:

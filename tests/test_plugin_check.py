@@ -477,16 +477,20 @@ def hydrakit_commands():
 
 
 def test_a_folder_is_checked_without_being_installed(project: Path) -> None:
-    done = CliRunner().invoke(main, ["plugins", "check", str(project), "--json"])
+    done = CliRunner().invoke(
+        main, ["plugins", "check", str(project), "--data", str(project), "--json"]
+    )
     assert done.exit_code == 1, done.output
     (plugin,) = json.loads(done.stdout)
     whole = {name: plugin[name] for name in ("name", "module", "distribution", "version")}
     assert list(whole.values()) == ["whole", "tp_whole", "tp-whole", "1.2"]
     failed = [each for each in plugin["properties"] if each["state"] == "failed"]
     assert [(each["of"], each["name"]) for each in failed] == [
-        ("command 'broken'", "has a help text")
+        ("plugin 'whole'", "files of a dataset are there"),
+        ("command 'broken'", "has a help text"),
     ]
-    assert plugin["failed"] == 1
+    assert f"there is no folder {project}/files: " in failed[0]["text"]
+    assert plugin["failed"] == 2
     assert plugin["passed"] + plugin["failed"] + plugin["skipped"] == len(plugin["properties"])
     assert plugin["skipped"] == len(DATASET_PROPERTIES) - 1
     assert "tp_whole" not in sys.modules

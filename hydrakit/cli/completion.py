@@ -1,7 +1,7 @@
 """The command ``hydrakit completion``, and what shells complete names of components with.
 
-While a shell completes, no plugin is imported: their names were remembered
-(`hydrakit.plugins.remembered`).
+While a shell completes, no plugin is imported, save once after an installation: their names are
+remembered (`hydrakit.plugins.remembered`).
 """
 
 from __future__ import annotations

@@ -271,11 +271,15 @@ def unguarded(component: Any) -> Any:
     return component
 
 
-def guard(component: Any, source: PluginSource) -> Any:
-    """Return the component with its function guarded; a command is guarded by the program."""
+def remember_package(source: PluginSource) -> None:
+    """Name a plugin in exceptions that come from its package, such as those of a backward pass."""
     package = source.module.partition(":")[0].partition(".")[0]
     if package != "hydrakit":  # an exception there is a bug of hydrakit
         _sources[package] = source
+
+
+def guard(component: Any, source: PluginSource) -> Any:
+    """Return the component with its function guarded; a command is guarded by the program."""
     for kind, (attribute, guarded) in _GUARDS.items():
         if issubclass(type(component), kind):
             return replace(component, **{attribute: partial(guarded, source, component)})

@@ -29,9 +29,8 @@ from hydrakit import hooks
 from hydrakit.errors import PluginError, one_line, unknown
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.names import OWN_COMMANDS, is_name
-from hydrakit.plugins.guard import PluginSource, guard
+from hydrakit.plugins.guard import PluginSource, guard, remember_package
 from hydrakit.plugins.options import options_fault
-from hydrakit.plugins.remembered import remember_names
 from hydrakit.version import DISTRIBUTION, version
 
 MAX_CLASS = 200  # characters of the name of a class
@@ -249,15 +248,11 @@ def load_plugins(disabled: frozenset[str] | None = None) -> Plugins:
         replace(record, clashes=tuple(clashes[key] for key in offers if key in clashes))
         for record, offers in loaded
     )
-    plugins = Plugins(
+    return Plugins(
         components=MappingProxyType(components),
         records=(*records, *broken),
         clashes=MappingProxyType(clashes),
     )
-    if not disabled:
-        names = {kind.name: list(components[kind.name]) for kind in KINDS}
-        remember_names({**names, "plugin": [entry.record.name for entry in entries]})
-    return plugins
 
 
 Offers = dict[tuple[str, str], Any]  # component by the name of its kind and its own name
@@ -375,6 +370,8 @@ def _load(
     names: dict[str, tuple[str, ...]] = {}
     for kind, name in offers:
         names[kind] = (*names.get(kind, ()), name)
+    if offers:
+        remember_package(record.source)
     guarded = {key: guard(component, record.source) for key, component in offers.items()}
     return replace(record, offers=names), guarded
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from hydrakit.data.identity import patient_of
+from hydrakit.data.prepared.prepare import map_in_order
 from hydrakit.data.read import (
     LoadedSample,
     check_channels,
@@ -113,8 +112,7 @@ class CaseReader:
         adapter: Adapter of the dataset.
         root: Folder of the dataset.
         options: Options of the adapter, as a user would give them.
-        threads: Number of threads that call the functions of images, after all cases are listed;
-            0 calls each at once.
+        threads: Number of threads that call the functions of images; 0 calls them in this one.
 
     Attributes:
         stage: What is being read: ``keys``, ``cases`` or ``images``; after an error, where it was.
@@ -155,10 +153,9 @@ class CaseReader:
         return load_image(self.adapter, case, warn=False)
 
     def _in_threads(self, cases: Iterator[Sample | Unusable]) -> Iterator[LoadedSample | Unusable]:
-        with ThreadPoolExecutor(self.threads) as pool:
-            tasks = [pool.submit(copy_context().run, self._loaded, case) for case in cases]
-            for task in tasks:
-                yield task.result()
+        """Load images as the preparation of a run does."""
+        for _, loaded in map_in_order(self._loaded, cases, threads=self.threads):
+            yield loaded
 
     def _checked(self, root: Path, options: object) -> Iterator[Sample | Unusable | Remark]:
         """Check what the engine does not check, or describes in fewer words."""

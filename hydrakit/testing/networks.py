@@ -25,7 +25,7 @@ from hydrakit.compute.devices import Compute
 from hydrakit.compute.modules import count_parameters, is_dropout, output_of, set_dropout
 from hydrakit.data.load import LoadedDataset, load
 from hydrakit.data.prepared.prepare import prepare
-from hydrakit.errors import PlanError, one_line
+from hydrakit.errors import HydrakitError, PlanError, one_line
 from hydrakit.export.model import export_model
 from hydrakit.export.programs import check_onnx_installed
 from hydrakit.hooks import BodyFactory, FieldOfView, HeadFactory, OptionValue, Task
@@ -359,7 +359,7 @@ def _choices(subject: NetworkSubject) -> str:
             except PlanError as error:
                 refused.append(f"{text} is refused ({one_line(str(error), 80)})")
             except Exception as error:
-                raise AssertionError(f"with {text}: {describe_error(error)}") from error
+                raise AssertionError(f"with {text}: {_said(error)}") from error
             else:
                 built += 1
     return "; ".join([f"{built} further values", *refused])
@@ -378,7 +378,7 @@ def _sizes_of_head(subject: NetworkSubject) -> str:
                 refused.append(f"{text} is refused ({one_line(str(error), 80)})")
             except Exception as error:
                 raise AssertionError(
-                    f"with {text}: {describe_error(error)}: build any size, or raise PlanError"
+                    f"with {text}: {_said(error)}: build any size, or raise PlanError"
                 ) from error
             else:
                 built.append(text)
@@ -402,7 +402,7 @@ def _sizes_of_body(subject: NetworkSubject) -> str:
                 refused.append(f"{text} is refused ({one_line(str(error), 80)})")
             except Exception as error:
                 raise AssertionError(
-                    f"with {text}: {describe_error(error)}: say what it can use in `needs`, or "
+                    f"with {text}: {_said(error)}: say what it can use in `needs`, or "
                     "raise ValueError in __post_init__ of its options"
                 ) from error
             else:
@@ -693,7 +693,8 @@ def _frozen(subject: NetworkSubject) -> str:
 
 def _use(subject: NetworkSubject) -> str:
     body = cast("BodyModule", subject.trained("all"))
-    before, features = _state(body), {}
+    before = _state(body)
+    features: dict[str, Tensor] = {}
     for name in (*DATASETS, DATASETS[0]):
         body.use(name)
         again = subject.evaluated(body, subject.inputs(CASES))
@@ -735,6 +736,10 @@ def _change(one: Tensor, other: Tensor) -> float:
     """Largest difference of two outputs, as a share of their largest value."""
     largest = max(float(one.abs().max()), float(other.abs().max()), 1e-30)
     return float((one - other).abs().max()) / largest
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, HydrakitError) else describe_error(error)
 
 
 def _names(names: Sequence[str]) -> str:

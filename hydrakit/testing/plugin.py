@@ -43,7 +43,7 @@ def check_plugin(name_or_path: str | Path, data: Path | None = None) -> list[Che
         error for them) or that could not be checked.
 
     Raises:
-        PluginError: There is no such plugin, or ``data`` has none of its datasets.
+        PluginError: There is no such plugin, or no such folder of data.
     """
     return [each for checks in plugin_checks(name_or_path, data) for each in checks]
 

@@ -21,6 +21,7 @@ from hydrakit.hooks import (
     BodyFactory,
     DatasetAdapter,
     HeadFactory,
+    InputNeeds,
     NamedComponent,
     SequenceStrategy,
     Settings,
@@ -30,7 +31,7 @@ from hydrakit.plan.model import Plan
 from hydrakit.plan.profiles import DEFAULT_HEAD, make_plan
 from hydrakit.plan.results import EpochRecord
 from hydrakit.plugins.registry import Plugins
-from hydrakit.rounds import Round
+from hydrakit.rounds import Round, Train
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.model import find_model, load_networks
@@ -60,15 +61,17 @@ C = TypeVar("C", bound=NamedComponent)
 
 def _plan(datasets: Sequence[str], settings: Settings) -> list[Round]:
     """All of the first dataset, then the head of the target, and all of it."""
-    kinds = [(datasets[0], "all"), (datasets[-1], "head"), (datasets[-1], "all")]
+    kinds: list[tuple[str, Train]] = [
+        (datasets[0], "all"),
+        (datasets[-1], "head"),
+        (datasets[-1], "all"),
+    ]
     return [
-        Round.model_validate(
-            {
-                "dataset": name,
-                "train": train,
-                "head": name,
-                "hyperparameters": settings.hyperparameters(train, "first"),
-            }
+        Round(
+            dataset=name,
+            train=train,
+            head=name,
+            hyperparameters=settings.hyperparameters(train, "first"),
         )
         for name, train in kinds
     ]
@@ -98,25 +101,33 @@ class PluginSubject:
         """The first of its components of a kind; None if it has none."""
         return next((each for each in self.components if isinstance(each, kind)), None)
 
+    def data_of(self, dataset: DatasetAdapter) -> Path | None:
+        """Folder with the data of a dataset; None without one."""
+        root = None if self.data is None else self.data / dataset.name
+        return root if root is not None and root.is_dir() else None
+
     @cached_property
     def datasets(self) -> tuple[DatasetAdapter, DatasetAdapter]:
-        """A synthetic dataset, and the target: its first dataset with data, or a synthetic one."""
+        """A synthetic dataset, and the target: a dataset of the plugin, or a synthetic one.
+
+        The plugin's own dataset needs data, and grey values that its body can use.
+        """
         body, head = self.first(BodyFactory), self.first(HeadFactory)
-        channels, normalise = 1, "image"
-        if body is not None:
-            channels = (body.needs.channels or (1,))[0]
-            rules = body.needs.normalise
-            normalise = normalise if rules is None or normalise in rules else rules[0]
-        given: dict[str, Any] = {"channels": channels, "normalise": normalise}
-        if normalise == "window":
-            given["normalise"] = Window(window=(-4.0, 4.0))
-        own = [each for each in self.components if isinstance(each, DatasetAdapter)]
-        for target in own if self.data is not None else ():
-            if (self.data / target.name).is_dir():
-                break
-        else:
-            task = "classification" if head is None else head.tasks[0]
-            target = synthetic_dataset(TARGET, cases=CASES, task=task, **given)
+        needs = InputNeeds() if body is None else body.needs
+        rule: Any = "image" if needs.normalise is None else needs.normalise[0]
+        given: dict[str, Any] = {
+            "channels": 1 if needs.channels is None else needs.channels[0],
+            "normalise": Window(window=(-4.0, 4.0)) if rule == "window" else rule,
+        }
+        target = synthetic_dataset(
+            TARGET, cases=CASES, task="classification" if head is None else head.tasks[0], **given
+        )
+        for each in self.components:
+            if isinstance(each, DatasetAdapter) and self.data_of(each) is not None:
+                own = "window" if isinstance(each.normalise, Window) else each.normalise
+                if needs.normalise is None or own in needs.normalise:
+                    target = each
+                    break
         # The support has the labels of the target: a strategy may give both one head.
         cases = CASES // 2 * max(2, len(target.classes))
         support = synthetic_dataset(
@@ -148,13 +159,9 @@ class PluginSubject:
 
     def run(self, folder: Path, *callbacks: RunCallback) -> RunDir:
         """Run the plan in a folder, or continue it there."""
-        roots = {}
-        for each in self.datasets:
-            if self.data is not None and (self.data / each.name).is_dir():
-                roots[each.name] = self.data / each.name
-            else:
-                roots[each.name] = self.folder / each.name
-                roots[each.name].mkdir(exist_ok=True)
+        roots = {each.name: self.data_of(each) or self.folder / each.name for each in self.datasets}
+        for root in roots.values():
+            root.mkdir(exist_ok=True)  # that of a synthetic dataset stays empty
         context = RunContext(
             roots=roots,
             cache=self.folder / "cache",
@@ -165,9 +172,23 @@ class PluginSubject:
         return run(self.plan, context, out=folder, callbacks=callbacks, plugins=self.all_plugins)
 
     @cached_property
+    def _outcome(self) -> RunDir | Exception:
+        """The finished run, or why it failed."""
+        try:
+            return self.run(self.folder / "run", _Copy(self.folder / "run", self.killed))
+        except Exception as error:
+            return error
+
+    @property
     def finished(self) -> RunDir:
-        """The finished run; `killed` is then its folder as a kill in its last epoch leaves it."""
-        return self.run(self.folder / "run", _Copy(self.folder / "run", self.killed))
+        """The finished run; `killed` is then its folder as a kill in its last epoch leaves it.
+
+        Raises:
+            Exception: Whatever ends the run.
+        """
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
 
     @property
     def killed(self) -> Path:
@@ -178,12 +199,11 @@ class PluginSubject:
         """The finished run.
 
         Raises:
-            PropertySkipped: It fails.
+            PropertySkipped: It fails, as the first property says.
         """
-        try:
-            return self.finished
-        except Exception:  # the first property says which
-            raise PropertySkipped("the run fails") from None
+        if isinstance(self._outcome, Exception):
+            raise PropertySkipped("the run fails")
+        return self._outcome
 
 
 class _Copy(RunCallback):

@@ -73,10 +73,12 @@ def _groups(module: str, data: Path | None, folder: Path) -> Iterator[Group]:
 
     plugin = next(each for each in installed_plugins() if each.module == module)
     yield f"plugin {plugin.name!r}", ImportSubject(module, folder), IMPORT_PROPERTIES
-    loaded = _LoadedPlugin(module)
+    loaded = _LoadedPlugin(module, data)
     yield f"plugin {plugin.name!r}", loaded, LOADED_PROPERTIES
     if loaded.record.error or loaded.record.disabled:
         return
+    if data is not None and loaded.record.offered(DatasetAdapter):
+        yield f"plugin {plugin.name!r}", loaded, DATA_PROPERTIES
     checks = _Checks(loaded.record, loaded.plugins, data, folder)
     offered = components_of(module)
     for (kind, name), component in sorted(offered.items(), key=lambda item: _order(item[1])):
@@ -94,9 +96,11 @@ class _LoadedPlugin:
 
     Attributes:
         module: Module that its entry point names.
+        data: Folder with one folder per dataset; None for no data.
     """
 
     module: str
+    data: Path | None
 
     @cached_property
     def plugins(self) -> Plugins:
@@ -121,11 +125,25 @@ def _is_alone(loaded: _LoadedPlugin) -> str:
     return ""
 
 
+def _has_data(loaded: _LoadedPlugin) -> str:
+    names = loaded.record.offered(DatasetAdapter)
+    folders = {name: root_of(name, loaded.data, {}) for name in names}
+    present = [name for name, folder in folders.items() if folder.is_dir()]
+    assert present, (
+        f"there is no folder {' or '.join(map(str, folders.values()))}: give `--data` the folder "
+        "that has it"
+    )
+    return ", ".join(present)
+
+
 LOADED_PROPERTIES = (
     Property("its components are valid", _is_valid),
     Property("no other installed plugin offers the same", _is_alone),
 )
 """Properties of a plugin among those that are installed."""
+
+DATA_PROPERTIES = (Property("files of a dataset are there", _has_data),)
+"""Properties of a plugin with datasets, where a folder of data is given."""
 
 
 @dataclass(frozen=True)
@@ -178,13 +196,20 @@ class _Checks:
 
     def of_all(self, name: str, components: Iterable[Any]) -> Iterator[Group]:
         """The checks of a run with the components, if a run can have some of them."""
-        kinds = IN_RUNS if self.data is None else (*IN_RUNS, DatasetAdapter)
-        own = tuple(each for each in components if isinstance(each, kinds))
+        own = tuple(
+            each for each in components if isinstance(each, IN_RUNS) or self._has_files(each)
+        )
         if own:
             from hydrakit.testing.whole import WHOLE_PROPERTIES, PluginSubject
 
             subject = PluginSubject(own, self.plugins, self.data, self._folder(name))
             yield name, subject, WHOLE_PROPERTIES
+
+    def _has_files(self, component: Any) -> bool:
+        """Whether a component is a dataset whose folder is there."""
+        if self.data is None or not isinstance(component, DatasetAdapter):
+            return False
+        return root_of(component.name, self.data, {}).is_dir()
 
     def _of_dataset(self, name: str, adapter: DatasetAdapter) -> Iterator[Group]:
         from hydrakit.testing.datasets import DATASET_PROPERTIES, DatasetSubject
