@@ -16,7 +16,7 @@ import pytest
 from hydrakit.cli import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+PAGES = sorted(ROOT.glob("*.md"))
 for folder in ("docs", "examples", "plugins"):
     PAGES += sorted((ROOT / folder).rglob("*.md"))
 FENCE = re.compile(r"^( *)(```+|~~~+)[^\n]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
