@@ -1,9 +1,9 @@
 # Two commands on a fresh machine with Python 3.11+ and make:
 #   make demo   install, and run the main job on synthetic data
 #   make test   install, lint, type-check, test
-# `make slow` runs the long proofs as well, `make bench` compares with the authors' way and with Lightning, and
-# `make dist` builds the distributions and tries them. PYTHON=python3.12 chooses another Python.
-# On Windows: in Git's bash.
+# `make slow` runs the long proofs as well, `make docs` builds the site of the documentation into build/docs,
+# `make bench` compares with the authors' way and with Lightning, and `make dist` builds the distributions and
+# tries them. PYTHON=python3.12 chooses another Python. On Windows: in Git's bash.
 
 VENV := .venv
 ifeq ($(OS),Windows_NT)
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 endif
 DEMO ?= demo
 
-.PHONY: demo test lint style types tests slow bench dist clean
+.PHONY: demo test lint style types tests slow docs bench dist clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hydrakit needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -46,6 +46,14 @@ test: style
 
 slow: $(VENV)/installed
 	$(BIN)/pytest -q -m slow
+
+# Warnings are errors. Then: links within the site, nothing loaded from elsewhere, and every example of
+# the pages. `make docs EXTERNAL=1` follows the links to other sites as well.
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/docs
+	$(if $(EXTERNAL),$(BIN)/sphinx-build --quiet -b linkcheck --doctree-dir build/doctrees docs build/linkcheck)
+	$(BIN)/pytest -q -m "slow or not slow" tests/test_docs.py tests/test_links.py tests/test_plugin_docs.py
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -215,7 +215,7 @@ def view(
     halving: Image.Resampling,
     patch: int = 65,
 ) -> NDArray[np.float32]:
-    """One augmented view with Pillow, step by step as the paper tells (Section II-C).
+    """One augmented view with Pillow, step by step as the paper tells (Section III).
 
     Args:
         canvas: ``(side, side)`` at twice the view's resolution, larger than the view.

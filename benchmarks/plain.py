@@ -26,7 +26,7 @@ def plain_body(
     features: int = FEATURES,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Blocks of convolutions, batch norm, ELU, dropout and pooling; a dense layer (Section II-A).
+    """Blocks of convolutions, batch norm, ELU, dropout and pooling; a dense layer (Section III).
 
     Gives a module ``(batch, inputs, patch, patch) -> (batch, features)``.
     """

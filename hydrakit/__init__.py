@@ -70,6 +70,7 @@ __all__ = [
 ]
 
 __version__: str
+"""Version of the installed distribution ``hydrakit-imaging``."""
 
 _HOMES = {
     "Model": "hydrakit.runs.model",

@@ -29,7 +29,7 @@ from hydrakit.runs.compiling import chooses_compiling
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.dry_run import DryRun, measure
-from hydrakit.runs.earlier import with_threads_of_run
+from hydrakit.runs.earlier import naming_plugins_of_run, with_threads_of_run
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.runs.start import check_start
@@ -193,7 +193,15 @@ def dry_run(
 ) -> DryRun:
     """Check everything that a run needs, and estimate its cost, without creating its folder.
 
-    Data that is not prepared yet is prepared, and stays in the cache. Arguments are those of `run`.
+    Data that is not prepared yet is prepared, and stays in the cache.
+
+    Args:
+        plan: Plan from `make_plan` or `load_plan`.
+        context: Where and how to compute; None for the defaults.
+        out: Folder that the run would have; None for `default_out`.
+        callbacks: Callbacks that are called while cases are read.
+        plugins: Plugins of this process; None loads the installed ones (`RunContext.plugins`).
+        values: Values of the context by name, for example ``device="cpu"``.
 
     Raises:
         HydrakitError: What `run` refuses; or memory or disk space is too small.
@@ -370,8 +378,9 @@ def _session(
     rundir = RunDir.check(out, plan)
     if plan.final and context.trace_test:
         raise PlanError("the plan has no test split to trace: leave out trace_test (--trace-test)")
-    datasets = find_datasets(plan, context, plugins)
-    check_components(plan, datasets.adapters, plugins)
+    with naming_plugins_of_run(rundir, plugins):
+        datasets = find_datasets(plan, context, plugins)
+        check_components(plan, datasets.adapters, plugins)
     check_start(plan, rundir)
     if compute.device.type == "cpu":
         keep_large_blocks()

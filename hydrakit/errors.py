@@ -11,6 +11,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
+__all__ = ["DataError", "HydrakitError", "PlanError", "PluginError", "WeightsError"]
+
 
 class HydrakitError(Exception):
     """An error with a message that says what the user must change."""

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+__all__ = ["FileRules", "Plane"]
+
 Plane = Literal["axial", "sagittal", "coronal"]
+"""Plane of the slices of a volume."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,20 +117,77 @@ if TYPE_CHECKING:
     from hydrakit.rounds import FlipAxis, Hyperparameters, Round, RoundPosition, Train
     from hydrakit.sources import KaggleDataset, ManualFile, PublicCollection
 
+__all__ = [
+    "API",
+    "ENTRY_POINT_GROUP",
+    "Body",
+    "BodyFactory",
+    "ChannelRule",
+    "DatasetAdapter",
+    "Factory",
+    "FieldOfView",
+    "HeadFactory",
+    "InputNeeds",
+    "Label",
+    "Launcher",
+    "LauncherFactory",
+    "NamedComponent",
+    "NamedNormalise",
+    "NoOptions",
+    "Normalise",
+    "OptionValue",
+    "Remark",
+    "Sample",
+    "Scalar",
+    "SequenceStrategy",
+    "Settings",
+    "Task",
+    "TrackedRun",
+    "Tracker",
+    "TrackerFactory",
+    "Unusable",
+    "Window",
+    "hookimpl",
+    "hydrakit_body_factories",
+    "hydrakit_commands",
+    "hydrakit_dataset_adapters",
+    "hydrakit_head_factories",
+    "hydrakit_launchers",
+    "hydrakit_sequence_strategies",
+    "hydrakit_trackers",
+]
+
+API = 1
+"""Version of the hook API: the hooks and classes of this module, and how hydrakit calls functions.
+
+New hooks, new fields with defaults and new values that a field may have leave it as it is. It grows
+by one when a plugin that was written for it would no longer work (docs/compatibility.md). A plugin
+may state the version that it was written for, ``HYDRAKIT_API = 1``, beside its hooks: it is then
+refused in one line if that is another one, before its hooks are called.
+"""
+
 ENTRY_POINT_GROUP = "hydrakit"
+"""Group of the entry points that name plugins."""
 
 hookspec = pluggy.HookspecMarker("hydrakit")
+
 hookimpl = pluggy.HookimplMarker("hydrakit")
+"""Decorator that marks a function as the implementation of the hook with its name."""
 
 Scalar = str | int | float | bool
+"""A single value of an option."""
+
 OptionValue = Scalar | None | tuple[Scalar, ...]
+"""A value of an option, as a plan stores it."""
 
 ChannelRule = Literal["grey", "repeat", "stem"]
+"""What to do with images whose number of channels is not that of the body's input."""
 
-# A label is one of several classes, a number, or several yes-or-no answers at once, of which some
-# may be unknown.
 Task = Literal["classification", "regression", "multilabel"]
+"""Kind of label: one of several classes, a number, or several yes-or-no answers at once."""
+
 Label = int | float | tuple[int | None, ...]
+"""Label of a sample: index of its class; its number; or for each answer 1, 0 or None (unknown)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -343,11 +400,15 @@ class Window:
             raise ValueError("a window is two finite numbers, the lower one first")
 
 
-# How grey values are normalised before training: z-scored by mean and standard deviation over the
-# whole images of each patient, over each image, or over all images of the training split; not at
-# all; or by a window.
 NamedNormalise = Literal["patient", "image", "dataset", "none"]
+"""Rules by which grey values are normalised before training.
+
+Z-scored by mean and standard deviation over the whole images of each patient, over each image, or
+over all images of the training split; or not at all.
+"""
+
 Normalise = NamedNormalise | Window
+"""How grey values are normalised: by a rule that has a name, or by a window."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -655,7 +716,13 @@ class Tracker(Protocol):
         """
 
     def send(self, name: str, value: float, step: int) -> None:
-        """Record the value of a metric at a step."""
+        """Record the value of a metric at a step.
+
+        Args:
+            name: Name of the metric, such as ``02-brain-all/val auc``.
+            value: Its value.
+            step: Number of the epoch, from 1.
+        """
 
     def flush(self) -> None:
         """Write all values sent so far to permanent storage."""

@@ -6,13 +6,22 @@ import re
 
 # Commands of the program itself; no plugin may replace them.
 OWN_COMMANDS = (
+    "cache",
     "clean",
     "compare",
+    "completion",
     "datasets",
+    "doctor",
     "evaluate",
+    "export",
+    "finish",
+    "heads",
+    "job",
+    "models",
     "order",
     "plan",
     "plugins",
+    "predict",
     "report",
     "run",
     "status",

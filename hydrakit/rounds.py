@@ -24,9 +24,14 @@ MAX_EPOCH_SIZE = 2**31
 Epochs = Annotated[int, Field(gt=0, le=MAX_EPOCHS)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Train = Literal["head", "all", "norm", "none"]
+"""What a round trains: the head; all; the head and the normalisation layers; or nothing."""
+
 RoundPosition = Literal["first", "middle", "last"]
+"""Position of a round among the rounds of a plan that train the same."""
+
 FlipAxis = Literal["horizontal", "vertical"]
 Select = Literal["best", "smoothed", "averaged", "last", "authors"]
+"""Which epoch gives the weights of a round (`Hyperparameters.select`)."""
 
 
 class Transforms(Frozen):
@@ -204,7 +209,12 @@ _NEWER = (
 
 
 class Other(Frozen):
-    """A further dataset of a round, and the name of its head."""
+    """A further dataset of a round.
+
+    Attributes:
+        dataset: Name of the dataset.
+        head: Name of its head.
+    """
 
     dataset: Name
     head: Name

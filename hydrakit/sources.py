@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+__all__ = ["IndexedSeries", "KaggleDataset", "ManualFile", "PublicCollection"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedSeries:

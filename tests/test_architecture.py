@@ -16,7 +16,7 @@ PACKAGE = Path(hydrakit.__file__).parent
 ORDER = (
     ("__init__", "__main__"),
     ("cli",),
-    ("maintenance", "testing"),
+    ("maintenance", "scaffold", "testing"),
     ("compare",),
     ("search",),
     ("jobs",),

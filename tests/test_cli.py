@@ -18,6 +18,7 @@ from helpers import hydra_plan, plugins, tree, weights_of
 
 from hydrakit.cli import main, progress
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.names import OWN_COMMANDS
 from hydrakit.plan import load_plan
 from hydrakit.plugins import load_plugins
 from hydrakit.runs.rundir import RunDir
@@ -68,8 +69,12 @@ def plan_file(standin: Path) -> Path:
 def test_the_commands_are_these() -> None:
     own = {" ".join(path) for path in COMMANDS if path[0] in main.commands}
     assert own == {
+        "cache",
+        "cache clean",
+        "cache list",
         "clean",
         "compare",
+        "completion",
         "datasets",
         "datasets add",
         "datasets check",
@@ -77,6 +82,7 @@ def test_the_commands_are_these() -> None:
         "datasets info",
         "datasets list",
         "datasets new",
+        "doctor",
         "evaluate",
         "export",
         "finish",
@@ -87,8 +93,10 @@ def test_the_commands_are_these() -> None:
         "order",
         "plan",
         "plugins",
+        "plugins check",
         "plugins info",
         "plugins list",
+        "plugins new",
         "predict",
         "report",
         "run",
@@ -101,6 +109,7 @@ def test_the_commands_are_these() -> None:
         "weights inspect",
         "weights swap",
     }
+    assert tuple(sorted(main.commands)) == OWN_COMMANDS
     assert ("phantom",) in COMMANDS  # a plugin's
 
 
@@ -380,7 +389,8 @@ def test_datasets_are_listed_and_told(standin: Path) -> None:
 
 def test_plugins_are_listed(standin: Path) -> None:
     text = call("plugins", "list").stdout
-    assert "standin  (standin 1.0)\n  datasets:   alpha, beta, gamma, delta\n" in text
+    line = r"^standin  \(standin 1\.0\)  \d+ ms\n  datasets:   alpha, beta, gamma, delta$"
+    assert re.search(line, text, re.MULTILINE)
     assert "strategies" in text
     assert "BROKEN" not in text
     assert {each.name for each in load_plugins().records} >= {"standin", "heads"}

@@ -132,6 +132,9 @@ def test_a_run_says_what_a_regression_would_do(hydra_run: RunDir, data: Path, ca
     page = hydra_run.report_path.read_text()
     assert "a logistic regression on 11 intensities" in page
     assert f"has AUC {baseline.test.classes[0].auc:.3f}" in page
+    no_better = baseline.test.figures.score >= results.test.figures.score
+    assert ("On these findings the network is no better." in page) == no_better
+    assert "A single split does not show which is better" in page
 
 
 def test_a_run_of_an_older_version_has_no_baseline(hydra_run: RunDir, tmp_path: Path) -> None:

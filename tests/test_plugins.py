@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hydrakit
 from hydrakit import hooks
 from hydrakit.cli import main
 from hydrakit.compute.signals import StopRequested, stoppable
@@ -440,11 +442,14 @@ def test_the_options_of_a_component_are_shown() -> None:
         "      number of units of each hidden layer",
     ]
     described = json.loads(CliRunner().invoke(main, ["plugins", "info", "brain", "--json"]).output)
-    assert [(each["kind"], each["options"]) for each in described] == [("dataset", [])]
+    assert [(each["kind"], each.get("options")) for each in described] == [
+        ("dataset", []),
+        ("plugin", None),
+    ]
     refused = CliRunner().invoke(main, ["plugins", "info", "mpl"])
     assert (refused.exit_code, refused.stderr) == (
         1,
-        "hydrakit: unknown component 'mpl': did you mean 'mlp'?\n",
+        "hydrakit: unknown component or plugin 'mpl': did you mean 'mlp'?\n",
     )
 
 
@@ -645,3 +650,132 @@ def test_a_reader_that_is_closed_while_the_state_is_read_stops_nothing(
     thread.join(30)
     assert not thread.is_alive()
     assert (closed, process_state._blocks) == (["once"], 0)
+
+
+# --- for which version of hydrakit a plugin was written
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (
+            "HYDRAKIT_API = 2",
+            "was written for hook API 2, not 1: it needs hydrakit-imaging>=9,<10, ",
+        ),
+        ("HYDRAKIT_API = '1'", "states HYDRAKIT_API = '1': a whole number from 1 is expected"),
+        ("from hydrakit.hooks import Unheard", ": it needs hydrakit-imaging>=9,<10, and "),
+        ("import hydrakit.unheard", ": it needs hydrakit-imaging>=9,<10, and "),
+    ],
+)
+def test_a_plugin_for_another_hydrakit_says_which(
+    install: Install, source: str, reason: str
+) -> None:
+    info = install("later", f"tp_later_{len(source)}", f"{source}\n{HEAD.format(name='later')}")
+    needs = ["numpy>=1", "hydrakit-imaging[get]>=8 ; extra == 'x'", "hydrakit-imaging>=9,<10"]
+    with (info / "METADATA").open("a") as file:
+        file.write("".join(f"Requires-Dist: {each}\n" for each in needs))
+    (error,) = [each.error for each in load_plugins().records if each.distribution == "later"]
+    assert error is not None
+    assert reason in error
+    assert "'later'" not in error
+    if "needs" in reason:
+        assert error.endswith(f"and {hydrakit.__version__} is installed")
+
+
+def test_a_plugin_that_states_this_api_or_none_is_loaded(install: Install) -> None:
+    install("stated", "tp_stated", f"HYDRAKIT_API = {hooks.API}\n{HEAD.format(name='stated')}")
+    assert load_plugins().get(HeadFactory, "stated").name == "stated"
+
+
+def test_an_unknown_name_says_which_plugin_had_it(install: Install) -> None:
+    install("third-party", "tp_renamed", HEAD.format(name="renamed"), version="2.0")
+    plugins = load_plugins()
+    for origin, words in {
+        "third-party 1.5": ", and third-party 2.0 is installed: install that version again",
+        "third-party 2.0": ", which is installed",
+        "elsewhere 1.0": ", which is not installed: install it if you trust its source",
+    }.items():
+        with pytest.raises(PluginError) as caught:
+            plugins.get(HeadFactory, "formerly", origin=origin)
+        assert str(caught.value) == f"unknown head 'formerly': it came from {origin}{words}"
+
+
+# --- `plugins list` and `plugins info`
+
+
+def test_the_list_has_times_and_its_status_says_whether_all_is_well(install: Install) -> None:
+    install(
+        "third-party", "tp_timed", f"import time\ntime.sleep(0.02)\n{HEAD.format(name='timed')}"
+    )
+    shown = CliRunner().invoke(main, ["plugins", "list"])
+    assert shown.exit_code == 0
+    (line,) = [line for line in shown.output.splitlines() if line.startswith("tp_timed")]
+    assert re.fullmatch(r"tp_timed  \(third-party 1\.0\)  \d+ ms", line)
+    record = found(load_plugins(), "tp_timed")
+    assert record.import_ms is not None
+    assert record.import_ms >= 20
+    install("broken-one", "tp_unsound", "1 / 0")
+    for arguments in (["plugins", "list"], ["plugins", "list", "--json"]):
+        result = CliRunner().invoke(main, arguments)
+        assert (result.exit_code, result.stderr) == (1, "")
+        assert "ZeroDivisionError" in result.output
+    load_plugins.cache_clear()
+    without = CliRunner().invoke(main, ["--no-plugin", "broken-one", "plugins", "list"])
+    assert without.exit_code == 0
+    assert "tp_unsound  (broken-one 1.0)\n  disabled\n" in without.output
+
+
+def test_a_clash_is_a_fault_of_the_list(install: Install) -> None:
+    install("one", "tp_one", HEAD.format(name="both"))
+    install("two", "tp_two", HEAD.format(name="both"))
+    result = CliRunner().invoke(main, ["plugins", "list"])
+    assert result.exit_code == 1
+    assert result.output.count("CLASH: head 'both' is offered by one (tp_one) and by two") == 2
+
+
+def test_a_plugin_and_its_distribution_are_described(install: Install) -> None:
+    info = install("two-kinds", "tp_kinds", HEAD.format(name="kinds"), entry="kinds")
+    install("two-kinds", "tp_other_kinds", "1 / 0")
+    with (info / "METADATA").open("a") as file:
+        file.write(
+            "Summary: Heads of two kinds\nProject-URL: Homepage, https://example.org/kinds\n"
+        )
+    both = CliRunner().invoke(main, ["plugins", "info", "two-kinds"])
+    assert re.sub(r"in \d+ ms", "in N ms", both.output).splitlines() == [
+        "distribution two-kinds 1.0: Heads of two kinds",
+        "  https://example.org/kinds",
+        "  plugin kinds: module tp_kinds, imported in N ms",
+        "    head kinds: a head",
+        "  plugin tp_other_kinds: module tp_other_kinds, imported in N ms",
+        "    BROKEN: ZeroDivisionError: division by zero",
+    ]
+    # A component and a plugin of one name are both described.
+    named = CliRunner().invoke(main, ["plugins", "info", "kinds", "--json"])
+    head, plugin = json.loads(named.output)
+    assert (head["kind"], plugin["kind"], plugin["heads"]) == ("head", "plugin", ["kinds"])
+    assert plugin["components"] == [{"kind": "head", "name": "kinds", "summary": "a head"}]
+    assert (plugin["summary"], plugin["error"]) == ("Heads of two kinds", None)
+    refused = CliRunner().invoke(main, ["plugins", "info", "two-kind"])
+    assert refused.stderr == (
+        "hydrakit: unknown component or plugin 'two-kind': did you mean 'two-kinds'?\n"
+    )
+
+
+def test_a_warning_of_a_plugin_is_one_line_once(install: Install) -> None:
+    import warnings
+
+    source = (
+        "import warnings\ndef warn():\n    warnings.warn('the option depth\\nends with 2.0: use "
+        "layers', FutureWarning, stacklevel=2)\nwarn()\nwarn()\n"
+        "warnings.warn('for programmers', DeprecationWarning)\n"
+    )
+    install("warning", "tp_warning", f"{source}{HEAD.format(name='warning')}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        result = CliRunner().invoke(main, ["plugins", "info", "warning"])
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "hydrakit: plugin tp_warning (warning 1.0): warning: the option depth ends with 2.0: "
+        "use layers\n"
+    )

@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hydrakit.cli import (
+    cache,
     compare,
+    completion,
     data,
+    doctor,
     export,
     finish,
     folder,
@@ -30,12 +33,15 @@ from hydrakit.cli import (
     tune,
     weights,
 )
-from hydrakit.cli.printing import printing_warnings, say, say_lines
+from hydrakit.cli.printing import printing_plugin_warnings, printing_warnings, say, say_lines
 from hydrakit.compute.signals import describe_stop, stoppable
 from hydrakit.compute.streams import OUTPUT, dependable, output_failure
 from hydrakit.compute.waiting import limit_waiting
 from hydrakit.errors import HydrakitError, one_line
 from hydrakit.plugins.guard import DEBUG, PluginFault, blame_networks, traceback_location
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class Program(click.Group):
@@ -44,7 +50,7 @@ class Program(click.Group):
     def main(self, *args: Any, **named: Any) -> Any:
         """Run the program; the status is 1 if standard output could not be written completely."""
         limit_waiting()
-        with dependable():
+        with dependable(), printing_plugin_warnings():
             try:
                 return super().main(*args, **named)
             except SystemExit as ended:
@@ -60,7 +66,12 @@ class Program(click.Group):
                 raise SystemExit(1) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of the built-in commands and of the commands that plugins offer."""
+        """Names of the built-in commands and of the commands that plugins offer.
+
+        For a shell that completes, only the former: `shell_complete` knows the others.
+        """
+        if ctx.resilient_parsing:
+            return super().list_commands(ctx)
         from hydrakit.plugins.registry import load_plugins
 
         return sorted(
@@ -78,6 +89,16 @@ class Program(click.Group):
         from hydrakit.plugins.registry import load_plugins
 
         return load_plugins(params.disabled_plugins()).all(click.Command).get(name)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Complete commands and options; no plugin is imported for the commands of plugins."""
+        from click.shell_completion import CompletionItem
+
+        from hydrakit.plugins.remembered import remembered_names
+
+        names = remembered_names().get("command", ())
+        others = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [*super().shell_complete(ctx, incomplete), *others]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the options of the program; ``--help`` loads the plugins to list their commands."""
@@ -195,3 +216,6 @@ main.add_command(predict.predict)
 main.add_command(finish.finish)
 main.add_command(models.models)
 main.add_command(export.export)
+main.add_command(doctor.doctor)
+main.add_command(cache.cache)
+main.add_command(completion.completion)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params, plan_options
+from hydrakit.cli.completion import names_of
 from hydrakit.cli.printing import say, say_json
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 
@@ -46,7 +47,7 @@ def _epilog() -> str:
 
 
 @click.command(cls=plan_options.PlanCommand, epilog=_epilog())
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("dataset"))
 @params.data_options
 @plan_options.plan_options("options")
 @click.option(

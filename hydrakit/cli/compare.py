@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.completion import names_of
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options
 from hydrakit.cli.printing import say, say_json, say_lines
 from hydrakit.compute.signals import describe_stop
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--strategies",
     callback=params.names,
+    shell_complete=names_of("strategy", several=True),
     metavar="A,B,...",
     help="Strategies to compare; every other one is compared with the first.",
 )
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 @click.option(
     "--baselines",
     callback=params.names,
+    shell_complete=names_of("strategy", several=True),
     metavar="A,B,...",
     help="Simple models that the first strategy is compared with before all others.  [default: "
     "intensity,probe]",

@@ -12,6 +12,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.check import check
+from hydrakit.cli.completion import names_of, public_sets
 from hydrakit.cli.get import get
 from hydrakit.cli.printing import say, say_json, say_lines
 
@@ -80,7 +81,7 @@ def _check_command(name: str, place: Path) -> str:
 
 
 @datasets.command()
-@click.argument("name", metavar="[NAME]", required=False)
+@click.argument("name", metavar="[NAME]", required=False, shell_complete=public_sets)
 @click.argument("folder", metavar="[DIR]", type=params.FOLDER, required=False)
 @click.option(
     "--out",
@@ -180,7 +181,7 @@ def _content_lines(one: PublicSet, contents: Contents) -> Iterator[str]:
 
 
 @datasets.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("dataset"))
 @params.places
 @params.as_json
 def info(name: str, context: RunContext, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.completion import names_of
 from hydrakit.cli.printing import say
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @click.argument("out", type=params.FOLDER, metavar="DIR")
 @click.option(
     "--dataset",
+    shell_complete=names_of("dataset"),
     metavar="NAME",
     help="Dataset whose head is written.  [default: all heads]",
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.completion import names_of
 from hydrakit.cli.printing import say, say_json
 from hydrakit.compute.signals import describe_stop
 from hydrakit.errors import command_line
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 @click.command(short_help="Make one model to use of a strategy of a comparison.")
 @click.argument("comparison", type=params.FOLDER)
 @click.option(
-    "--strategy", required=True, metavar="NAME", help="Strategy of the comparison, or a baseline."
+    "--strategy",
+    required=True,
+    shell_complete=names_of("strategy"),
+    metavar="NAME",
+    help="Strategy of the comparison, or a baseline.",
 )
 @click.option(
     "--how",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params, plan_options
+from hydrakit.cli.completion import names_of
 from hydrakit.cli.printing import say, say_json
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Record = dict[str, Any]
 @click.command(
     cls=plan_options.PlanCommand, short_help="Fetch the public images that a dataset needs."
 )
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("dataset"))
 @params.places
 @plan_options.plan_options("options")
 @click.option(

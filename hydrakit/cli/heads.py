@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.completion import names_of
 from hydrakit.cli.plan_options import PlanCommand, plan_options
 from hydrakit.cli.printing import say
 from hydrakit.errors import command_line
@@ -39,7 +40,13 @@ def heads() -> None:
 
 @heads.command(cls=PlanCommand, short_help="Train a head on the frozen body of a model.")
 @click.argument("model", type=params.FOLDER)
-@click.option("--dataset", required=True, metavar="NAME", help="Dataset of the new head.")
+@click.option(
+    "--dataset",
+    required=True,
+    shell_complete=names_of("dataset"),
+    metavar="NAME",
+    help="Dataset of the new head.",
+)
 @click.option(
     "--out",
     type=params.FOLDER,

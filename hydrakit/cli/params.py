@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from hydrakit.cli.completion import names_of
 from hydrakit.compute.signals import CHECKPOINT_SECONDS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -117,6 +118,7 @@ no_plugin = click.option(
     is_eager=True,
     expose_value=False,
     callback=_no_plugins,
+    shell_complete=names_of("plugin"),
     metavar="NAME",
     help="Do not load this plugin (see `hydrakit plugins list`); may be given several times.",
 )
@@ -178,6 +180,9 @@ _device = click.option(
 places = context_options(_data, _root)
 """Folders of the data, for commands that read only a ``dataset.toml``."""
 
+cache_options = context_options(_cache)
+"""The folder of the cache, for commands that read no data."""
+
 data_options = context_options(_data, _root, _cache)
 """Folders of the data and of the cache, for commands that do not compute."""
 
@@ -234,6 +239,7 @@ running_options = context_options(
         "--track",
         "trackers",
         multiple=True,
+        shell_complete=names_of("tracker"),
         metavar="NAME",
         help="Also send the metrics of every epoch to this tracker: tensorboard, mlflow or a "
         "plugin's tracker; may be given several times.",
@@ -251,6 +257,7 @@ launcher = click.option(
     "--launcher",
     default="local",
     show_default=True,
+    shell_complete=names_of("launcher"),
     metavar="NAME[:OPTION=VALUE,...]",
     help="Start processes by this launcher: local, for this machine, or that of a plugin.",
 )

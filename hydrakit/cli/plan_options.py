@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.completion import names_of
 
 if TYPE_CHECKING:
     from hydrakit.hooks import OptionValue
@@ -105,6 +106,7 @@ def plan_options(*only: str, without: Collection[str] = ()) -> Callable[[Functio
 
 strategy = click.option(
     "--strategy",
+    shell_complete=names_of("strategy"),
     metavar="NAME",
     help="Strategy, which defines the training rounds: hydra, transfer, ... "
     "(`hydrakit plugins list` lists all).",
@@ -113,6 +115,7 @@ strategy = click.option(
 datasets = click.option(
     "--datasets",
     callback=params.names,
+    shell_complete=names_of("dataset", several=True),
     metavar="A,B,...",
     help="Datasets in the order of training; the last one is the target.",
 )
@@ -146,6 +149,7 @@ def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
             ["--head"],
             multiple=True,
             callback=_heads,
+            shell_complete=names_of("head"),
             metavar="[DATASET=]NAME",
             help=help_text,
         )
@@ -167,6 +171,7 @@ def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
         default=default,
         show_default=default is not None,
         callback=_numbers if kind["type"] == "array" else None,
+        shell_complete=names_of("body") if name == "body" else None,
         help=help_text,
     )
 

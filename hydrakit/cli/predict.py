@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.completion import names_of
 from hydrakit.cli.plan_options import PlanCommand, plan_options
 from hydrakit.cli.printing import say, say_json
 
@@ -49,6 +50,7 @@ _share = params.FloatOption(min=0, max=1, min_open=True, max_open=True)
 @click.option("--head", type=params.FOLDER, metavar="FILE", help="File of a head, with --body.")
 @click.option(
     "--dataset",
+    shell_complete=names_of("dataset"),
     metavar="NAME",
     help="Dataset whose head predicts.  [default: the target of the run, or the only head]",
 )

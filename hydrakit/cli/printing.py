@@ -6,11 +6,12 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hydrakit.errors import printable
+from hydrakit.compute.streams import printing_for
+from hydrakit.errors import one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +74,30 @@ def printing_warnings() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(printer)
+
+
+@contextmanager
+def printing_plugin_warnings() -> Iterator[None]:
+    """Print a warning of plugin code as one line with its plugin, once, for a ``with`` block."""
+    import warnings
+
+    show, printed = warnings.showwarning, set()
+
+    def show_one_line(message: Any, category: Any, *where: Any, **more: Any) -> None:
+        plugin = printing_for.get()
+        if plugin is None:
+            show(message, category, *where, **more)
+            return
+        text = f"hydrakit: {plugin}: warning: {one_line(str(message))}"
+        if text not in printed:
+            printed.add(text)
+            say(text, err=True)
+
+    warnings.showwarning = show_one_line
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:

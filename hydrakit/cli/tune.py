@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.completion import names_of
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
 from hydrakit.cli.printing import say, say_json
 from hydrakit.errors import command_line
@@ -249,17 +250,24 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
 @click.command(
     cls=PlanCommand, short_help="Find which support datasets help a target, and in which order."
 )
-@click.option("--target", metavar="NAME", help="Dataset to find support datasets for.")
+@click.option(
+    "--target",
+    shell_complete=names_of("dataset"),
+    metavar="NAME",
+    help="Dataset to find support datasets for.",
+)
 @click.option(
     "--strategy",
     default="hydra",
     show_default=True,
+    shell_complete=names_of("strategy"),
     metavar="NAME",
     help="Strategy to train each order of support datasets with.",
 )
 @click.option(
     "--datasets",
     callback=params.names,
+    shell_complete=names_of("dataset", several=True),
     metavar="A,B,...",
     help="Datasets to choose the support datasets from.",
 )

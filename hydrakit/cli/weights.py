@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.completion import names_of
 from hydrakit.cli.printing import say, say_json
 from hydrakit.errors import WeightsError, command_line, one_line
 
@@ -122,6 +123,7 @@ def _text(value: object) -> str:
 @params.new_folder
 @click.option(
     "--dataset",
+    shell_complete=names_of("dataset"),
     default="unknown",
     show_default=True,
     metavar="NAME",

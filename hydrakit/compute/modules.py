@@ -89,6 +89,11 @@ def fix_all_but_normalisation(module: nn.Module) -> None:
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in kept)
 
 
+def is_dropout(layer: nn.Module) -> bool:
+    """Whether `set_dropout` sets the probability of a layer."""
+    return isinstance(layer, _DROPOUT)
+
+
 def set_dropout(module: nn.Module, probability: float) -> None:
     """Set the probability of every dropout layer in a module."""
     for layer in module.modules():

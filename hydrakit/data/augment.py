@@ -1,7 +1,7 @@
 """Augmentation: views of prepared patches at the network's resolution.
 
 A table of a round (`hydrakit.rounds.Transforms`) says how much views differ from the patch. The
-default is the paper's (Section II-C): rotation by -20 to 20 degrees, horizontal flip with p = 0.5,
+default is the paper's (Section III): rotation by -20 to 20 degrees, horizontal flip with p = 0.5,
 horizontal shift by -1, 0 or 1 pixel of the doubled resolution, then downsampling by 2.
 
 All numbers are drawn on the CPU, so that every device gets the same views. A prepared patch has the

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydrakit.errors import one_line
+from hydrakit.errors import command_line, one_line
 from hydrakit.export.claim import checklist
 from hydrakit.export.description import preprocessing_steps
 from hydrakit.plan.model import Plan
@@ -173,9 +173,13 @@ def _purpose(content: CardContent) -> Iterator[str]:
 
 def _use(content: CardContent) -> Iterator[str]:
     yield "```sh"
-    yield "pip install hydrakit-imaging"
-    dataset = f" --dataset {content.target}" if len(content.heads) > 1 else ""
-    yield f"hydrakit predict FOLDER IMAGES --out predictions.csv{dataset}"
+    built = {content.body.plugin, *(each.plugin for each in content.heads.values())} - {None}
+    plugins = sorted("==".join(str(each).rsplit(" ", 1)) for each in built)
+    yield command_line("pip", "install", "hydrakit-imaging", *plugins)
+    chosen = ("--dataset", content.target) if len(content.heads) > 1 else ()
+    yield command_line(
+        "hydrakit", "predict", "FOLDER", "IMAGES", "--out", "predictions.csv", *chosen
+    )
     yield "```"
     yield ""
     yield "```python"

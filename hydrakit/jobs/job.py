@@ -33,6 +33,8 @@ from hydrakit.storage.records import read_record, writable, write_record
 from hydrakit.training.loop import DivergedError
 from hydrakit.version import version
 
+__all__ = ["Job", "job_command"]
+
 
 class Choice(Frozen):
     """Values that a job tries on inner folds of its training part before it trains its plan.

@@ -7,7 +7,6 @@ is the body of a round if a final head belongs to it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,11 +18,8 @@ from hydrakit.errors import PlanError
 from hydrakit.runs.rundir import RunDir
 from hydrakit.storage.claims import FOLDER
 from hydrakit.storage.digests import FILE, damaged_files, update_digests
-from hydrakit.storage.files import delete
+from hydrakit.storage.files import TEMPORARY, delete
 from hydrakit.storage.lock import locked
-
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
-"""Names of temporary files that a stopped `hydrakit.storage.files.write_atomic` leaves behind."""
 
 LEFT = "left by processes that were killed"
 WEIGHTS = "weights of single rounds of finished runs, needed only to resume them"

@@ -150,11 +150,17 @@ class CellStatus(Frozen):
 
 
 class ComparisonStatus(Frozen):
-    """Progress of a comparison; attributes as in `RunStatus`, with cells instead of rounds.
+    """Progress of a comparison.
 
     Attributes:
+        kind: Always ``comparison``.
+        path: Path of the comparison's folder.
+        state: State of the comparison; ``running`` also if a process on another machine holds the
+            lock.
+        holder: Process that holds the lock.
         members: Processes that share the comparison (`compare --join`), as "pid 1 on HOST"; one
             that was killed is among them until another one notices it.
+        cells: Progress of each cell, in order.
     """
 
     kind: Literal["comparison"] = "comparison"

@@ -11,6 +11,8 @@ from hydrakit.models.layers import Dropout, NormLayer, build_norm, statistics, u
 from hydrakit.plan.model import BodySpec
 from hydrakit.rounds import Train
 
+__all__ = ["NetworkBody"]
+
 
 class Block(nn.Module):
     """A convolution block.
@@ -88,7 +90,7 @@ class BodyModule(nn.Module):
 
 
 class PaperBody(BodyModule):
-    """The paper's body (Section II-A): convolution blocks, then a dense layer.
+    """The paper's body (Section III): convolution blocks, then a dense layer.
 
     As in the authors' code, weights are initialised with PyTorch's defaults,
     U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
@@ -149,7 +151,15 @@ def use_channels_last(body: nn.Module) -> None:
 class NetworkBody(BodyModule):
     """Any network that turns images into features, as a body: for plugins.
 
-    Dropout, whose probability hydrakit sets, is applied to the features.
+    Dropout, whose probability hydrakit sets, is applied to the features. Convolutions are stored in
+    channels-last order, in which training on a CPU is faster; the results are the same.
+
+    Args:
+        net: Network that turns images ``(batch, in_channels, patch, patch)``, float32 and
+            normalised, into features ``(batch, features)``.
+        features: Number of features that it computes for an image.
+        in_channels: Number of channels of its input images.
+        patch: Height and width of its input images in pixels.
 
     Attributes:
         net: The network.

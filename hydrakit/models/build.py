@@ -155,20 +155,34 @@ def check_builds(
         )
     first, second = (_shapes(plan, adapters, in_channels, plugins, seed=seed) for seed in (0, 1))
     for (kind, name, dataset), shapes in first.items():
-        other = second[kind, name, dataset]
-        if other == shapes:
+        fault = shapes_fault(shapes, second[kind, name, dataset])
+        if fault is None:
             continue
-        where = next((key for key in shapes if shapes[key] != other.get(key)), None)
-        where = where or next(key for key in other if key not in shapes)
         source = plugins.source_of(kind, name)
-        message = (
-            f"{'body' if kind is BodyFactory else 'head'} {name!r}: two builds with the same "
-            f"arguments differ in {where!r} ({_shape_text(shapes, where)} and "
-            f"{_shape_text(other, where)}): the shapes of its tensors must depend only on the "
-            "arguments of build"
-        )
+        message = f"{'body' if kind is BodyFactory else 'head'} {name!r}: {fault}"
         raise source.fault(message) if source else PluginError(message)
     _check_regressions(plan, adapters, in_channels, plugins)
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def shapes_of(module: nn.Module) -> Shapes:
+    """Shapes of the tensors of a module, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def shapes_fault(first: Shapes, second: Shapes) -> str | None:
+    """What is wrong with two builds of a component, by the shapes of their tensors; or None."""
+    if first == second:
+        return None
+    where = next((key for key in first if first[key] != second.get(key)), None)
+    where = where or next(key for key in second if key not in first)
+    return (
+        f"two builds with the same arguments differ in {where!r} ({_shape_text(first, where)} and "
+        f"{_shape_text(second, where)}): the shapes of its tensors must depend only on the "
+        "arguments of build"
+    )
 
 
 def _check_regressions(
@@ -226,9 +240,6 @@ def _check_regressions(
             )
 
 
-_Shapes = dict[str, tuple[int, ...]]
-
-
 def _shapes(
     plan: Plan,
     adapters: Mapping[str, DatasetAdapter],
@@ -236,29 +247,26 @@ def _shapes(
     plugins: Plugins,
     *,
     seed: int,
-) -> dict[tuple[type, str, str], _Shapes]:
+) -> dict[tuple[type, str, str], Shapes]:
     """Shapes of all tensors of a new body and of new heads, by kind, component and dataset."""
     import torch
-
-    def shapes(module: nn.Module) -> _Shapes:
-        return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # a head may draw its shape
         body = build_body(
             plan.body, in_channels=in_channels, datasets=tuple(adapters), plugins=plugins
         )
-        found: dict[tuple[type, str, str], _Shapes] = {
-            (BodyFactory, plan.body.name, ""): shapes(cast("nn.Module", body))
+        found: dict[tuple[type, str, str], Shapes] = {
+            (BodyFactory, plan.body.name, ""): shapes_of(cast("nn.Module", body))
         }
         for name, adapter in adapters.items():
             head = plan.head_of(name)
             built = build_head(
                 head, features=body.features, outputs=len(adapter.classes), plugins=plugins
             )
-            found[HeadFactory, head.name, name] = shapes(built)
+            found[HeadFactory, head.name, name] = shapes_of(built)
     return found
 
 
-def _shape_text(shapes: _Shapes, name: str) -> str:
+def _shape_text(shapes: Shapes, name: str) -> str:
     return "x".join(map(str, shapes[name])) or "a number" if name in shapes else "absent"

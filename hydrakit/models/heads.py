@@ -43,7 +43,7 @@ class MlpOptions:
 def build_mlp(features: int, outputs: int, options: MlpOptions = MlpOptions()) -> nn.Module:
     """Build hidden dense layers with ELU, dropout after the first of them, and an output layer.
 
-    The default is the paper's decision maker (Section II-A) without its softmax.
+    The default is the paper's decision maker (Section III) without its softmax.
 
     Raises:
         PlanError: The head would have more than `MAX_WEIGHTS` weights.

@@ -58,13 +58,25 @@ PAPER = "paper"  # plans list the options of this body without its name
 
 Features = Annotated[int, Field(gt=0, le=MAX_FEATURES)]
 Copies = Literal["group", "drop", "report"]
+"""Handling of copies of an image: all in one split, only those of one patient, or only reported."""
+
 Conflicts = Literal["error", "keep", "drop"]
+"""Handling of copies with different labels: refused, used, or left out."""
+
 BootstrapRule = Literal["all", "halving"]
+"""How random starts are compared: all to the end, or half of them left out again and again."""
+
 NormKind = Literal["batch", "group", "dataset"]
+"""Normalisation layers: batch norm, group norm, or batch norm with statistics of each dataset."""
 
 
 class Fold(Frozen):
-    """One fold of a cross-validation: number ``index`` of ``count``, counted from 0."""
+    """One fold of a cross-validation.
+
+    Attributes:
+        index: Number of the fold, counted from 0.
+        count: Number of folds.
+    """
 
     index: Annotated[int, Field(ge=0)]
     count: Annotated[int, Field(ge=2, le=MAX_FOLDS)]
@@ -77,7 +89,12 @@ class Fold(Frozen):
 
 
 class LeftOut(Frozen):
-    """A value of a subgroup that is left out of training: scanner ``Skyra``."""
+    """A value of a subgroup that is left out of training.
+
+    Attributes:
+        subgroup: Name of the subgroup, such as ``scanner``.
+        value: The value, such as ``Skyra``.
+    """
 
     subgroup: Text
     value: Text
@@ -149,7 +166,12 @@ StoredScalar = OptionText | int | float | bool
 
 
 class Component(Frozen):
-    """A component of a plan: its name and its options."""
+    """A component of a plan.
+
+    Attributes:
+        name: Its name.
+        options: Its options by name; those that are missing have their defaults.
+    """
 
     name: Name
     options: dict[Name, StoredScalar | tuple[StoredScalar, ...] | None] = Field(
@@ -159,6 +181,10 @@ class Component(Frozen):
     @classmethod
     def of(cls, factory: Factory, given: Mapping[str, OptionValue]) -> Self:
         """Describe a component; list all its options, or none if all have their defaults.
+
+        Args:
+            factory: The component.
+            given: Values of some of its options.
 
         Raises:
             PlanError: An option is unknown, or its value is not allowed.

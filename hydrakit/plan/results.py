@@ -122,7 +122,12 @@ class CheckpointFacts(Frozen):
 
 
 class TracePoint(Frozen):
-    """Test AUC (or R2) of the target after an epoch: a line of ``test-trace.jsonl``."""
+    """Test figure of the target after an epoch: a line of ``test-trace.jsonl``.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        test_auc: AUC of its test split; for regression, R2.
+    """
 
     epoch: int
     test_auc: float

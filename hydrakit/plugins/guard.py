@@ -80,9 +80,14 @@ class PluginSource:
     distribution: str
     version: str
 
+    @property
+    def release(self) -> str:
+        """Distribution and version, such as ``hydrakit-skin 1.2``."""
+        return f"{self.distribution} {self.version}"
+
     def __str__(self) -> str:
         """The plugin, as messages name it."""
-        return f"plugin {self.module} ({self.distribution} {self.version})"
+        return f"plugin {self.module} ({self.release})"
 
     def fault(self, message: str) -> PluginFault:
         """Return the error for this plugin, with its name before the message."""
@@ -204,6 +209,13 @@ def traceback_location(fault: PluginFault) -> str:
 MARK = "_hydrakit_plugin"
 """Attribute of a module that plugin code built: its plugin, and its name for messages."""
 
+
+def plugin_of(module: object) -> PluginSource | None:
+    """The plugin that built a body or a head; None if hydrakit or a program built it."""
+    mark: tuple[PluginSource, str] | None = getattr(module, MARK, None)
+    return None if mark is None else mark[0]
+
+
 _sources: dict[str, PluginSource] = {}
 """Plugins with components, by their top-level package."""
 
@@ -249,11 +261,25 @@ def _origin(error: BaseException) -> tuple[PluginSource, str] | None:
     return origin
 
 
-def guard(component: Any, source: PluginSource) -> Any:
-    """Return the component with its function guarded; a command is guarded by the program."""
+def unguarded(component: Any) -> Any:
+    """Return the component with its own function, if `guard` has guarded it."""
+    for kind, (attribute, _) in _GUARDS.items():
+        function = getattr(component, attribute, None) if isinstance(component, kind) else None
+        given = function.args if isinstance(function, partial) else ()
+        if any(isinstance(each, PluginSource) for each in given):
+            return given[-1]
+    return component
+
+
+def remember_package(source: PluginSource) -> None:
+    """Name a plugin in exceptions that come from its package, such as those of a backward pass."""
     package = source.module.partition(":")[0].partition(".")[0]
     if package != "hydrakit":  # an exception there is a bug of hydrakit
         _sources[package] = source
+
+
+def guard(component: Any, source: PluginSource) -> Any:
+    """Return the component with its function guarded; a command is guarded by the program."""
     for kind, (attribute, guarded) in _GUARDS.items():
         if issubclass(type(component), kind):
             return replace(component, **{attribute: partial(guarded, source, component)})

@@ -48,6 +48,16 @@ class OptionField:
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     @property
+    def values(self) -> tuple[OptionValue, ...]:
+        """The values of a ``Literal`` or a ``bool``, and None if allowed; empty for other types."""
+        inner = _without_none(self.type)
+        kind = self.type if inner is None else inner
+        listed: tuple[OptionValue, ...] = (False, True) if kind is bool else ()
+        if get_origin(kind) is Literal:
+            listed = get_args(kind)
+        return listed if inner is None else (*listed, None)
+
+    @property
     def expected(self) -> str:
         """The allowed values, in words."""
         return _expected(self.type)

@@ -1,8 +1,9 @@
 """Puts back what plugin code changes in the whole process, and says what it was.
 
 A default number type, a number of threads, a working folder or a filter of warnings that a plugin
-sets holds for everything that runs after it, and can change results. Random generators are not
-listed: every random number of hydrakit comes from the seed of the plan.
+sets holds for everything that runs after it, and can change results. Random generators are apart
+(`SEEDS`): every random number of hydrakit comes from the seed of the plan, so that only checks for
+authors of plugins compare them.
 """
 
 from __future__ import annotations
@@ -169,6 +170,16 @@ def _write_streams(streams: tuple[Any, Any]) -> None:
     sys.stdout, sys.stderr = streams
 
 
+def _read_numpy_random() -> Any:
+    name, keys, *others = _loaded("numpy.random").get_state()
+    return name, keys.tolist(), *others
+
+
+def _write_torch_random(state: list[int]) -> None:
+    torch = _loaded("torch")
+    torch.set_rng_state(torch.tensor(state, dtype=torch.uint8))
+
+
 HANDLERS = "the handlers of signals"
 
 PARTS = (
@@ -231,13 +242,36 @@ PARTS = (
 )
 
 
-class _State:
-    """Values of all parts; those of a module that is not loaded are added when it is imported."""
+SEEDS = (
+    _Part(
+        "the seed of Python's random numbers",
+        "random",
+        lambda: _loaded("random").getstate(),
+        lambda state: _loaded("random").setstate(state),
+    ),
+    _Part(
+        "the seed of NumPy's random numbers",
+        "numpy.random",
+        _read_numpy_random,
+        lambda state: _loaded("numpy.random").set_state(state),
+    ),
+    _Part(
+        "the seed of torch's random numbers",
+        "torch",
+        lambda: _loaded("torch").get_rng_state().tolist(),
+        _write_torch_random,
+    ),
+)
 
-    def __init__(self) -> None:
+
+class _State:
+    """Values of some parts; those of a module that is not loaded are added when it is imported."""
+
+    def __init__(self, parts: Sequence[_Part]) -> None:
+        self.parts = parts
         self.values: dict[str, Any] = {}
-        self._waiting = {part.module for part in PARTS if part.module not in sys.modules}
-        self._read(part for part in PARTS if _is_loaded(part.module))
+        self._waiting = {part.module for part in parts if part.module not in sys.modules}
+        self._read(part for part in parts if _is_loaded(part.module))
         if self._waiting:
             sys.meta_path.insert(0, self)
 
@@ -261,7 +295,7 @@ class _State:
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            self._read(part for part in PARTS if part.module == name)
+            self._read(part for part in self.parts if part.module == name)
 
         with suppress(AttributeError):  # a loader of another kind: nothing is compared
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
@@ -272,7 +306,7 @@ class _State:
         with suppress(ValueError):
             sys.meta_path.remove(self)
         changed = []
-        for part in PARTS:
+        for part in self.parts:
             if part.name == but or part.name not in self.values:
                 continue
             if part.read() != self.values[part.name]:
@@ -290,7 +324,7 @@ _state: _State | None = None
 
 
 @contextmanager
-def restored(report: Callable[[list[str]], None]) -> Iterator[None]:
+def restored(report: Callable[[list[str]], None], *, seeds: bool = False) -> Iterator[None]:
     """Put back what the code of a ``with`` block changes in the process.
 
     Of blocks that overlap, in one thread or in several, the first reads the state and the last
@@ -298,13 +332,14 @@ def restored(report: Callable[[list[str]], None]) -> Iterator[None]:
 
     Args:
         report: Called with the names of the parts that were changed, if there are any.
+        seeds: Also put back the states of random generators.
     """
     global _blocks, _overlap, _state  # noqa: PLW0603 - the state is that of the process
     but = None
     with _lock:
         _overlap = _blocks > 0
         if not _overlap:
-            _state = _State()
+            _state = _State((*PARTS, *SEEDS) if seeds else PARTS)
         _blocks += 1  # last: a signal may have stopped the reading
     try:
         yield

@@ -15,6 +15,7 @@ import functools
 import inspect
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
@@ -28,13 +29,14 @@ from hydrakit import hooks
 from hydrakit.errors import PluginError, one_line, unknown
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.names import OWN_COMMANDS, is_name
-from hydrakit.plugins.guard import PluginSource, guard
+from hydrakit.plugins.guard import PluginSource, guard, remember_package
 from hydrakit.plugins.options import options_fault
+from hydrakit.version import DISTRIBUTION, version
 
 MAX_CLASS = 200  # characters of the name of a class
 
-OWN_DISTRIBUTION = "hydrakit-imaging"
 DISABLED = "HYDRAKIT_NO_PLUGINS"
+API_NAME = "HYDRAKIT_API"  # attribute with which a plugin states for which hook API it was written
 
 T = TypeVar("T")
 
@@ -84,6 +86,8 @@ class PluginRecord:
         disabled: Whether the user disabled it; it is then not imported, and offers nothing.
         error: Why it could not be loaded, on one line; it then offers nothing.
         clashes: For each component that another plugin offers too, the message that says so.
+        import_ms: Milliseconds that its import and its hooks took; None if it was not imported. A
+            package that several plugins import counts for the first of them.
     """
 
     name: str
@@ -94,11 +98,17 @@ class PluginRecord:
     disabled: bool = False
     error: str | None = None
     clashes: tuple[str, ...] = ()
+    import_ms: float | None = field(default=None, compare=False)
 
     @property
     def source(self) -> PluginSource:
         """The plugin, as error messages name it."""
         return PluginSource(self.module, self.distribution, self.version)
+
+    @property
+    def names(self) -> set[str]:
+        """Names by which users can describe and disable it."""
+        return {self.name, self.distribution}
 
     def offered(self, kind: type) -> tuple[str, ...]:
         """Names of its components of a kind, which is given by the class of the components."""
@@ -144,8 +154,14 @@ class Plugins:
         """All components of a kind, by name."""
         return self.components.get(_kind_of(kind).name, {})
 
-    def get(self, kind: type[T], name: str) -> T:
+    def get(self, kind: type[T], name: str, *, origin: str | None = None) -> T:
         """The component of a kind with a name.
+
+        Args:
+            kind: Class of the component, such as `hydrakit.hooks.HeadFactory`.
+            name: Name of the component.
+            origin: Distribution and version that offered it earlier, such as ``hydrakit-skin 1.2``,
+                for the message; None if unknown.
 
         Raises:
             PluginError: No plugin offers it, or several do.
@@ -156,6 +172,8 @@ class Plugins:
         if (kind_name, name) in self.clashes:
             raise PluginError(self.clashes[kind_name, name])
         message = unknown(kind_name, name, known)
+        if origin is not None:
+            message = f"unknown {kind_name} {name!r}: it came from {self._whereabouts(origin)}"
         broken = [f"{each.name} ({each.distribution})" for each in self.records if each.error]
         disabled = [f"{each.name} ({each.distribution})" for each in self.records if each.disabled]
         if broken:
@@ -164,8 +182,24 @@ class Plugins:
             message += f"; disabled: {', '.join(disabled)}"
         raise PluginError(message)
 
+    def _whereabouts(self, origin: str) -> str:
+        """A distribution with its version, and how users get it."""
+        distribution = origin.rpartition(" ")[0]
+        installed = {each.source.release for each in self.records}
+        if origin in installed:
+            return f"{origin}, which is installed"
+        other = [each for each in sorted(installed) if each.rpartition(" ")[0] == distribution]
+        if other:
+            return f"{origin}, and {other[0]} is installed: install that version again"
+        return f"{origin}, which is not installed: install it if you trust its source"
+
     def source_of(self, kind: type, name: str) -> PluginSource | None:
-        """The plugin that offers a component; None for hydrakit's own commands, and in `of`."""
+        """The plugin that offers a component; None for hydrakit's own commands, and in `of`.
+
+        Args:
+            kind: Class of the component.
+            name: Name of the component.
+        """
         for plugin in self.records:
             if name in plugin.offered(kind) and name in self.all(kind):
                 return plugin.source
@@ -224,6 +258,26 @@ def load_plugins(disabled: frozenset[str] | None = None) -> Plugins:
 Offers = dict[tuple[str, str], Any]  # component by the name of its kind and its own name
 
 
+def installed_plugins() -> list[PluginRecord]:
+    """The plugins that are installed, as their metadata names them: none is imported."""
+    return [entry.record for entry in _entry_points()[0]]
+
+
+def components_of(module: str) -> Offers:
+    """Import a plugin; its components, unguarded, by the name of their kind and their own name.
+
+    Args:
+        module: Module that its entry point names, perhaps with an object in it: ``package:plugin``.
+
+    Raises:
+        PluginError: It is no valid plugin.
+    """
+    manager = pluggy.PluginManager("hydrakit")
+    manager.add_hookspecs(hooks)
+    point = metadata.EntryPoint(name="plugin", value=module, group=hooks.ENTRY_POINT_GROUP)
+    return _collect(point.load(), manager)
+
+
 class _Entry(NamedTuple):
     """An entry point, and the record of its plugin before it is loaded."""
 
@@ -234,12 +288,7 @@ class _Entry(NamedTuple):
     def order(self) -> tuple[str, bool, str]:
         """Sorting key; hydrakit's own distribution comes last among equal names."""
         distribution = self.record.distribution
-        return self.record.name, distribution == OWN_DISTRIBUTION, distribution
-
-    @property
-    def names(self) -> set[str]:
-        """Names by which users can disable the plugin."""
-        return {self.record.name, self.record.distribution}
+        return self.record.name, distribution == DISTRIBUTION, distribution
 
 
 def _entry_points() -> tuple[list[_Entry], list[PluginRecord]]:
@@ -258,7 +307,7 @@ def _entry_points() -> tuple[list[_Entry], list[PluginRecord]]:
             broken.append(_unreadable(distribution, error))
             continue
         if entries:
-            canonical = re.sub("[-_.]+", "-", entries[0].record.distribution).lower()
+            canonical = _canonical(entries[0].record.distribution)
             by_distribution.setdefault(canonical, entries)
     entries = [entry for each in by_distribution.values() for entry in each]
     by_module: dict[str, _Entry] = {}
@@ -290,7 +339,7 @@ def _unreadable(distribution: metadata.Distribution, error: Exception) -> Plugin
 
 
 def _refuse_unknown(disabled: Iterable[str], entries: Iterable[_Entry]) -> None:
-    known = {name for entry in entries for name in entry.names}
+    known = {name for entry in entries for name in entry.record.names}
     for name in sorted(disabled):
         if name not in known:
             raise PluginError(f"{unknown('plugin', name, known)} (see `hydrakit plugins list`)")
@@ -301,20 +350,68 @@ def _load(
 ) -> tuple[PluginRecord, Offers]:
     """Import a plugin and collect its components; its record holds any error."""
     record = entry.record
-    if disabled & entry.names:
+    if disabled & record.names:
         return replace(record, disabled=True), {}
+    begun = time.perf_counter()
     try:
         with record.source.running("its import"):
-            offers = _collect(entry.point.load(), manager)
+            plugin = entry.point.load()
+            _refuse_other_api(plugin)
+            offers = _collect(plugin, manager)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may call sys.exit() while it is imported
-        return replace(record, error=_one_line(error)), {}
+        return replace(
+            record,
+            error=f"{_one_line(error)}{_needed_version(error, entry.point)}",
+            import_ms=_milliseconds_since(begun),
+        ), {}
+    record = replace(record, import_ms=_milliseconds_since(begun))
     names: dict[str, tuple[str, ...]] = {}
     for kind, name in offers:
         names[kind] = (*names.get(kind, ()), name)
+    if offers:
+        remember_package(record.source)
     guarded = {key: guard(component, record.source) for key, component in offers.items()}
     return replace(record, offers=names), guarded
+
+
+def _milliseconds_since(begun: float) -> float:
+    return round(1000 * (time.perf_counter() - begun), 1)
+
+
+class _OtherApiError(PluginError):
+    """A plugin was written for another hook API."""
+
+
+def _refuse_other_api(plugin: object) -> None:
+    """Refuse a plugin that states another hook API than that of `hydrakit.hooks`."""
+    stated = getattr(plugin, API_NAME, hooks.API)
+    if type(stated) is not int or stated < 1:
+        raise PluginError(f"states {API_NAME} = {stated!r}: a whole number from 1 is expected")
+    if stated != hooks.API:
+        raise _OtherApiError(f"was written for hook API {stated}, not {hooks.API}")
+
+
+def _needed_version(error: BaseException, point: metadata.EntryPoint) -> str:
+    """Which hydrakit a plugin asks for, if it was written for another one; empty for other errors.
+
+    It says so, or it imports a name from hydrakit that this version does not have.
+    """
+    missing = error.name if isinstance(error, ImportError) else None
+    if not isinstance(error, _OtherApiError) and (missing or "").partition(".")[0] != "hydrakit":
+        return ""
+    asked = [
+        each
+        for each in (point.dist.requires if point.dist else None) or ()
+        if ";" not in each and _canonical(re.split(r"[^\w.-]", each)[0]) == DISTRIBUTION
+    ]
+    needs = one_line(asked[0], 100) if asked else f"another version of {DISTRIBUTION}"
+    return f": it needs {needs}, and {version()} is installed"
+
+
+def _canonical(distribution: str) -> str:
+    return re.sub("[-_.]+", "-", distribution).lower()
 
 
 def _collect(plugin: object, manager: pluggy.PluginManager) -> Offers:

@@ -81,7 +81,7 @@ def baseline_text(baseline: Baseline, test: TestResult) -> str:
         figure = f"macro average AUC {number(other.figures.auc)}"
     end = ""
     if other.figures.score >= test.figures.score:
-        end = " The network is not better than it here, so that it is not worth its cost."
+        end = " On these findings the network is no better."
     return (
         f"Baseline on the same test findings: {name} has {figure}.{end} A single split does not "
         "show which is better: the command hydrakit compare does."

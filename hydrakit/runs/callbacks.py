@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from hydrakit.runs.rundir import RunDir
 
 
+__all__ = ["RunCallback"]
+
+
 class RunCallback:
     """Base class of callbacks: one method for each event, which does nothing unless overridden.
 
@@ -29,10 +32,21 @@ class RunCallback:
     """
 
     def preparing(self, dataset: str, cases: int) -> None:
-        """``cases`` cases of a dataset have been read so far."""
+        """Cases of a dataset have been read.
+
+        Args:
+            dataset: Name of the dataset.
+            cases: Number of cases so far.
+        """
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
-        """The data is ready, and the rounds begin."""
+        """The data is ready, and the rounds begin.
+
+        Args:
+            plan: Plan of the run.
+            rundir: Folder of the run.
+            device: Device that computes, such as ``cuda:0``.
+        """
 
     def noted(self, text: str) -> None:
         """Something that the user must know and that does not stop the run, in one sentence."""
@@ -40,23 +54,53 @@ class RunCallback:
     def member(self, number: int, rundir: RunDir) -> None:
         """The events that follow are of a network of the ensemble, which has a folder of its own.
 
-        Numbers begin at 1; the first network has no such event.
+        Args:
+            number: Number of the network, from 1; the first one has no such event.
+            rundir: Its folder.
         """
 
     def bootstrapping(self, done: int, of: int) -> None:
-        """``done`` random starts have been evaluated."""
+        """Random starts have been evaluated.
+
+        Args:
+            done: Number of starts so far.
+            of: Number of all starts.
+        """
 
     def skipped(self, number: int, round: Round) -> None:
-        """A round is skipped, because it is on disk already."""
+        """A round is skipped, because it is on disk already.
+
+        Args:
+            number: Number of the round, from 1.
+            round: The round.
+        """
 
     def resumed(self, number: int, round: Round, epoch: int) -> None:
-        """A round continues after ``epoch``, the last epoch that was finished before a stop."""
+        """A round continues that was stopped.
+
+        Args:
+            number: Number of the round, from 1.
+            round: The round.
+            epoch: The last epoch that was finished before the stop.
+        """
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
-        """An epoch is finished."""
+        """An epoch is finished.
+
+        Args:
+            number: Number of the round, from 1.
+            round: The round.
+            record: Metrics of the epoch.
+        """
 
     def finished(self, number: int, round: Round, result: RoundResult) -> None:
-        """A round is finished and on disk."""
+        """A round is finished and on disk.
+
+        Args:
+            number: Number of the round, from 1.
+            round: The round.
+            result: Metrics of the epoch that it ends with.
+        """
 
     def completed(self, rundir: RunDir) -> None:
         """The run is finished: its folder has results. Called for a run finished earlier too."""

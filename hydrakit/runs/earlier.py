@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from hydrakit.compute import devices
 from hydrakit.compute.processors import processors
 from hydrakit.data.origin import DataOrigin, refuse_changed
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, PluginError, one_line
 from hydrakit.plan.model import Plan
+from hydrakit.plugins.guard import PluginFault
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
-from hydrakit.version import version
+from hydrakit.version import DISTRIBUTION, version
 
 
 def refuse_other_data(
@@ -96,12 +98,30 @@ def environment_of(
         "compiled": compute.compiled,
         "threads": torch.get_num_threads(),
         "plugins": {
-            each.name: f"{each.distribution} {each.version}"
-            for each in plugins.records
-            if not each.disabled
+            each.name: each.source.release for each in plugins.records if not each.disabled
         },
         "roots": {name: str(path) for name, path in roots.items()},
     }
+
+
+@contextmanager
+def naming_plugins_of_run(rundir: RunDir | None, plugins: Plugins) -> Iterator[None]:
+    """Say in a PluginError which plugins a run began with, and this process does not have."""
+    try:
+        yield
+    except PluginFault:
+        raise
+    except PluginError as error:
+        environment = {} if rundir is None else rundir.environment()
+        had = set((environment.get("plugins") or {}).values())
+        gone = sorted(had - {each.source.release for each in plugins.records})
+        names = [one_line(each, 100) for each in gone if not each.startswith(f"{DISTRIBUTION} ")]
+        if not names:
+            raise
+        raise PluginError(
+            f"{error}; the run began with {' and '.join(names)}, not installed now: install what "
+            "it needs, if you trust its source"
+        ) from error
 
 
 def notes_of_other_bits(

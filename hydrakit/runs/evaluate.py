@@ -26,6 +26,7 @@ from hydrakit.plugins.options import resolve_options
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import prepare_as_trained
+from hydrakit.runs.earlier import naming_plugins_of_run
 from hydrakit.runs.rundir import RunDir, run_of
 from hydrakit.stats.findings import Findings
 from hydrakit.storage.files import csv_text
@@ -464,7 +465,7 @@ def _evaluate(
             f"{head_path}: does not say which dataset its head was trained on: name the one to "
             "evaluate on with `--dataset`"
         )
-    adapter = _as_trained(plugins.get(DatasetAdapter, name), head, run)
+    adapter = _as_trained(name, head, run, plugins)
     adapter, notes = _match_classes(adapter, head, head_path, classes)
     training_split = None
     if split != "all" and not splits:
@@ -708,11 +709,15 @@ def _preprocessing_of_other(
     return head.preprocessing.model_copy(update=changes)
 
 
-def _as_trained(adapter: DatasetAdapter, head: HeadMetadata, run: RunDir | None) -> DatasetAdapter:
-    """The adapter with the values of the run's plan, and with the field of view of the head.
+def _as_trained(
+    name: str, head: HeadMetadata, run: RunDir | None, plugins: Plugins
+) -> DatasetAdapter:
+    """The adapter of a dataset with the values of the run's plan, and the head's field of view.
 
     A head of another dataset leaves the field of view as it is.
     """
+    with naming_plugins_of_run(run, plugins):
+        adapter = plugins.get(DatasetAdapter, name)
     if run is not None:
         adapter = run.plan().dataset(adapter.name).applied_to(adapter)
     view = head.preprocessing.field_of_view

@@ -303,6 +303,12 @@ class Model:
     ) -> NDArray[np.float32]:
         """Normalise prepared patches for a network, as `outputs` does; a window does not clip yet.
 
+        Args:
+            canvases: Prepared patches ``(n, channels, side, side)``, from `canvas`.
+            network: The network.
+            mean: As in `outputs`.
+            deviation: As in `outputs`.
+
         Returns:
             ``(n, channels, side, side)``, with as many channels as the network takes.
         """

@@ -37,6 +37,9 @@ MAX_DEPTH = 50  # folders within one another; a comparison needs 5, and trackers
 IN_PLACE = (".lock", "lock.holder", "events.jsonl", "log.txt")
 """Names of files that are changed in place; all others are written under a temporary name."""
 
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
+"""Names of temporary files that a stopped `write_atomic` leaves behind."""
+
 # Do not wait for the writer of a pipe; do not translate line ends on Windows.
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
@@ -348,6 +351,14 @@ def _link_error(path: Path | str) -> PlanError:
         f"{path}: is a link, or neither a file nor a folder; writing there could change files "
         "elsewhere: replace it with a copy of the file or folder"
     )
+
+
+def size_text(count: int) -> str:
+    """A number of bytes as text."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count} bytes"
 
 
 def walk(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -15,6 +15,7 @@ import errno
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -244,6 +245,36 @@ def cache_lock(folder: Path, *, say: Callable[[str], object]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def mark_read(descriptor: int) -> None:
+    """Mark an open file of the cache as being read, until it is closed (`is_read`).
+
+    Systems without such locks are Windows, which does not delete open files, and some file systems.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def is_read(path: Path) -> bool:
+    """Whether a process reads a file of the cache (`mark_read`), or none can tell.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    with path.open("r+b") as file:  # some network file systems lock no file that is only read
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _wait(lock: BaseFileLock, say: Callable[[], object]) -> None:

@@ -51,7 +51,16 @@ def cache_folder() -> Path:
     Raises:
         PlanError: The home folder is needed, and is unknown.
     """
-    chosen = _cache.get() or os.environ.get("HYDRAKIT_CACHE")
+    return _cache.get() or user_cache()
+
+
+def user_cache() -> Path:
+    """The cache folder of the user: ``$HYDRAKIT_CACHE``, else ~/.cache/hydrakit.
+
+    Raises:
+        PlanError: The home folder is needed, and is unknown.
+    """
+    chosen = os.environ.get("HYDRAKIT_CACHE")
     if chosen:
         return Path(chosen)
     try:

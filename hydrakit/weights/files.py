@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydrakit.errors import PlanError, PluginError, WeightsError
+from hydrakit.errors import PlanError, PluginError, WeightsError, one_line
 from hydrakit.hooks import BodyFactory, HeadFactory, OptionValue, Task
 from hydrakit.plan.decision import Decision
 from hydrakit.plan.model import (
@@ -24,7 +24,8 @@ from hydrakit.plan.model import (
     Split,
     StemShape,
 )
-from hydrakit.version import version
+from hydrakit.plugins.guard import plugin_of
+from hydrakit.version import DISTRIBUTION, version
 from hydrakit.weights.format import (
     MAX_LINEAGE,
     Ancestor,
@@ -107,6 +108,7 @@ def save_body(
         plan=plan,
         data=dict(data or {}),
         cards=dict(cards or {}),
+        plugin=_release(body),
     )
     write_tensors(path, body.state_dict(), metadata)
     return metadata
@@ -125,6 +127,10 @@ def update_metadata(path: Path, **changes: Any) -> None:
 
 def set_decision(path: Path, decision: Decision | None) -> None:
     """Write a decision into a head's file; all else in it stays the same.
+
+    Args:
+        path: File of the head.
+        decision: Calibration and threshold of its probabilities; None removes the stored one.
 
     Raises:
         WeightsError: The file is not a head's, or is damaged.
@@ -236,6 +242,7 @@ def save_head(
         stems=_stems(head, [dataset, *datasets]),
         views=views,
         card=card,
+        plugin=_release(head),
         digest=tensor_digest(head.state_dict()),
         probe=probe,
     )
@@ -275,7 +282,7 @@ def load_body(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = Non
     if isinstance(spec, BodySpec):
         _refuse_giant(path, spec, metadata.in_channels, shapes)
     plugins = plugins or load_plugins()
-    _require(path, BodyFactory, spec.name, plugins)
+    _require(path, BodyFactory, spec.name, plugins, metadata.plugin)
     with torch.random.fork_rng(devices=[]):  # the initial weights are not used
         body = build_body(
             spec, in_channels=metadata.in_channels, datasets=spec.datasets, plugins=plugins
@@ -307,7 +314,7 @@ def load_head(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = Non
     stems = {name: shape for name, shape in metadata.stems.items() if shape is not None}
     _refuse_giant_stems(path, stems, shapes)
     plugins = plugins or load_plugins()
-    _require(path, HeadFactory, metadata.factory.name, plugins)
+    _require(path, HeadFactory, metadata.factory.name, plugins, metadata.plugin)
     try:
         with torch.random.fork_rng(devices=[]):  # the initial weights are not used
             head = build_head(
@@ -327,13 +334,28 @@ def load_head(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = Non
 
 
 def _require(
-    path: Path, kind: type[BodyFactory | HeadFactory], name: str, plugins: Plugins
+    path: Path,
+    kind: type[BodyFactory | HeadFactory],
+    name: str,
+    plugins: Plugins,
+    origin: str | None,
 ) -> None:
-    """Refuse a file whose factory no plugin offers."""
+    """Refuse a file whose factory no plugin offers; ``origin`` is the plugin that built it."""
     try:
-        plugins.get(kind, name)
+        plugins.get(kind, name, origin=origin)
     except PluginError as error:
-        raise PluginError(f"{path}: {error}; install or enable the plugin that has it") from error
+        remedy = "" if origin else "; install or enable the plugin that has it"
+        raise PluginError(f"{path}: {error}{remedy}") from error
+
+
+def _release(module: nn.Module) -> str | None:
+    """Distribution and version of the plugin that built a body or a head; None for hydrakit's."""
+    from hydrakit.models.stem import head_without_stems
+
+    source = plugin_of(head_without_stems(module))
+    if source is None or source.distribution == DISTRIBUTION:
+        return None
+    return one_line(source.release, 200)
 
 
 def _fill(
@@ -398,6 +420,10 @@ def load_model(
 
 def mismatch(body: BodyMetadata, head: HeadMetadata) -> str | None:
     """Return a note if a head was trained on another body; None if it was trained on this one.
+
+    Args:
+        body: Metadata of the body, from `read_metadata`.
+        head: Metadata of the head.
 
     Raises:
         WeightsError: They cannot be combined: features, patch or channels differ.

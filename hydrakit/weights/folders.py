@@ -32,6 +32,12 @@ def swap(
     The folder then holds ``body.safetensors`` and ``heads/<dataset>.safetensors``, which ``hydrakit
     evaluate FOLDER`` evaluates.
 
+    Args:
+        body_path: File of the body.
+        head_path: File of the head.
+        out: The new folder, or an empty one.
+        plugins: Plugins with the factories; None loads the installed ones.
+
     Returns:
         The note of `mismatch`, if any.
 
@@ -118,6 +124,10 @@ def networks_in(folder: Path, dataset: str | None = None) -> list[tuple[Path, Pa
 
 def weight_paths(out: Path, dataset: str) -> tuple[Path, Path]:
     """Create an empty folder; return the paths of a body and of a dataset's head in it.
+
+    Args:
+        out: The folder.
+        dataset: Name of the dataset.
 
     Raises:
         WeightsError: The folder is not empty, or cannot be created.

@@ -140,7 +140,12 @@ class AveragedViews(Frozen):
 
 
 class Probe(Frozen):
-    """Test values of a head: features ``(features,)`` and their logits ``(outputs,)``."""
+    """Test values of a head.
+
+    Attributes:
+        features: Values of one case, ``(features,)``.
+        logits: Logits that the head computed for them, ``(outputs,)``.
+    """
 
     features: tuple[float, ...]
     logits: tuple[float, ...]
@@ -169,7 +174,12 @@ class TrainingCases(Frozen):
 
     @classmethod
     def of(cls, contents: Iterable[str], cohorts: Mapping[str, str | None]) -> TrainingCases:
-        """Describe images by their content digests, and datasets by their cohorts."""
+        """Describe images and cohorts.
+
+        Args:
+            contents: Content digests of the images.
+            cohorts: Cohorts of the datasets by name; None for a dataset without one.
+        """
         images = sorted({_prefix(content) for content in contents if content})[:MAX_IMAGES]
         return cls(
             images=base64.b64encode(b"".join(images)).decode(),
@@ -300,6 +310,8 @@ class BodyMetadata(Frozen):
         plan: Digest of the plan that trained it; None if no plan did, or an older version.
         data: Content digests of the datasets that trained it under that plan, by name.
         cards: What users must know about these datasets, by name.
+        plugin: Distribution and version of the plugin that built it, such as ``hydrakit-skin 1.2``;
+            the file has it only if that is another distribution than hydrakit.
     """
 
     kind: Literal["body"] = "body"
@@ -319,6 +331,7 @@ class BodyMetadata(Frozen):
     cards: Annotated[dict[Name, DatasetCard], Field(max_length=MAX_DATASETS)] = Field(
         default_factory=dict
     )
+    plugin: Text | None = None
 
     @property
     def chain(self) -> tuple[Ancestor, ...]:
@@ -330,7 +343,7 @@ class BodyMetadata(Frozen):
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer fields with their defaults: such files are as before these fields."""
         content: dict[str, Any] = serialise(self)
-        for name in ("lineage", "plan", "data", "cards"):
+        for name in ("lineage", "plan", "data", "cards", "plugin"):
             if not getattr(self, name):
                 content.pop(name, None)
         return content
@@ -369,6 +382,8 @@ class HeadMetadata(Frozen):
             a run.
         plan: Digest of the plan that trained it; None if no plan did, or an older version.
         card: What users must know about its dataset; None if an older version wrote the file.
+        plugin: Distribution and version of the plugin that built it, such as ``hydrakit-skin 1.2``;
+            the file has it only if that is another distribution than hydrakit.
         digest: Digest of its tensors, those of the stems among them.
         probe: Features and their logits, to check that the factory still builds the same head.
     """
@@ -399,6 +414,7 @@ class HeadMetadata(Frozen):
     decision: Decision | None = None
     plan: Sha256Text | None = None
     card: DatasetCard | None = None
+    plugin: Text | None = None
     digest: Sha256Text
     probe: Probe
 
@@ -407,7 +423,12 @@ class HeadMetadata(Frozen):
         return dataset if dataset in self.stems else self.dataset
 
     def image_channels(self, dataset: str, *, body: int) -> int:
-        """Number of channels that images of a dataset need in front of a body with ``body``."""
+        """Number of channels that images of a dataset need.
+
+        Args:
+            dataset: Name of the dataset.
+            body: Number of channels that the body takes.
+        """
         stem = self.stems.get(self.stem_for(dataset))
         return body if stem is None else stem.images
 
@@ -447,7 +468,7 @@ class HeadMetadata(Frozen):
         ``conflicts`` affects splits only if copies were dropped.
         """
         content: dict[str, Any] = serialise(self)
-        for name in ("views", "decision", "plan", "card"):
+        for name in ("views", "decision", "plan", "card", "plugin"):
             if getattr(self, name) is None:
                 content.pop(name, None)
         if self.conflicts != "drop":

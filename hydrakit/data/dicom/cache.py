@@ -26,6 +26,9 @@ from hydrakit.data.safe_paths import file_state
 # Increase whenever `read_header` returns another header for the same file.
 VERSION = 3
 
+FOLDER = "dicom"
+"""Folder of these files in the cache folder."""
+
 _log = logging.getLogger(__name__)
 _FIELDS = tuple(field.name for field in fields(Header) if field.name != "path")
 # Equal in all images of a series: one copy in memory is enough.
@@ -85,6 +88,11 @@ def from_json(path: Path, text: str) -> Header | None:
     return Header(path=path, **values)
 
 
+def file_name(root: Path) -> str:
+    """Name of the cache file of a folder of images."""
+    return f"{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]}.sqlite"
+
+
 class HeaderCache:
     """Cached headers of the files below a root folder; a context manager."""
 
@@ -92,8 +100,7 @@ class HeaderCache:
         # Here, since `prepare` imports the index.
         from hydrakit.storage.paths import cache_folder
 
-        name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
-        self.path = cache_folder() / "dicom" / f"{name}.sqlite"
+        self.path = cache_folder() / FOLDER / file_name(root)
         self._connection: sqlite3.Connection | None = None
 
     def __enter__(self) -> Self:
@@ -107,6 +114,8 @@ class HeaderCache:
             except sqlite3.DatabaseError:  # not a database, or a damaged one
                 self.path.unlink()
                 self._connection = self._open()
+            with suppress(OSError):  # the file of another user
+                os.utime(self.path)  # the time of the last use, for `hydrakit cache`
         except (OSError, sqlite3.Error) as error:
             self._disable(error)
         return self

@@ -32,6 +32,7 @@ from hydrakit.data.prepared.crop import (
     crop_fault,
     is_flat,
 )
+from hydrakit.data.prepared.folder import note_use
 from hydrakit.data.prepared.index import (
     ExcludedCase,
     ImageIntensity,
@@ -89,7 +90,7 @@ def prepare(
 
     Patches are stored in the image's unit, together with mean and standard deviation per channel
     over all pixels but padding, of each image and of each patient's images, by which they are
-    normalised when they are read (paper, Section II-B). A dataset without patients gives each image
+    normalised when they are read (as in the paper). A dataset without patients gives each image
     its own patient, so that the rule ``patient`` normalises it image by image.
 
     An interrupted preparation continues and gives the same result. If another process prepares the
@@ -111,9 +112,11 @@ def prepare(
     """
     check_root(adapter, root)
     with using_cache(cache):
-        return _prepare(
+        prepared = _prepare(
             adapter, root, options, patch=patch, fresh=fresh, on_case=on_case, threads=threads
         )
+    note_use(prepared.folder, root)
+    return prepared
 
 
 def already_prepared(
@@ -127,9 +130,12 @@ def already_prepared(
         DataError: The folder of the dataset is missing, or cannot be listed.
     """
     check_root(adapter, root)
-    with suppress(OSError, ValueError):  # missing, or broken
-        return open_prepared(_index_path(adapter, root, options, patch=patch), reused=True)
-    return None
+    try:
+        prepared = open_prepared(_index_path(adapter, root, options, patch=patch), reused=True)
+    except (OSError, ValueError):  # missing, or broken
+        return None
+    note_use(prepared.folder, root)
+    return prepared
 
 
 def _index_path(

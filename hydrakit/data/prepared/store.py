@@ -40,6 +40,7 @@ from hydrakit.data.quality.duplicates import BANDS, TEXTURE
 from hydrakit.errors import DataError
 from hydrakit.schema import Frozen
 from hydrakit.storage.files import open_in_place, write_atomic
+from hydrakit.storage.lock import mark_read
 
 THUMBNAIL = BANDS * BANDS
 FLOAT = np.dtype("<f4")
@@ -80,6 +81,7 @@ class RowFile(Generic[Pixel]):
         except FileNotFoundError:
             raise ValueError(f"{path.name} is missing") from None
         weakref.finalize(self, self._file.close)
+        mark_read(self._file.fileno())
         self._lock = threading.Lock()
         self._size = math.prod(shape) * kind.itemsize
         size = os.fstat(self._file.fileno()).st_size

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -505,6 +507,8 @@ def _find_copies(
     if path.is_file():
         try:
             content = read_whole(path, max_bytes=MAX_WEIGHTS)
+            with suppress(OSError):  # a cache that cannot be written
+                os.utime(path)  # the time of the last use, for `hydrakit cache`
             return [Copy(**pair) for pair in json.loads(content)]
         except (ValueError, TypeError):
             path.unlink(missing_ok=True)  # incomplete, for example after a full disk: search again
