@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import cast
 
@@ -520,7 +521,11 @@ def _gradients(subject: NetworkSubject) -> str:
     module = subject.build()
     train, reached = subject.step(module), set[str]()
     trainable = {name: each for name, each in module.named_parameters() if each.requires_grad}
-    for number in range(STEPS):
+    # A weight may be that of a single dataset.
+    uses: tuple[str | None, ...] = (None,) if subject.is_head else DATASETS
+    for number, dataset in product(range(STEPS), uses):
+        if dataset is not None:
+            cast("BodyModule", module).use(dataset)
         train(subject.inputs(CASES, seed=number))
         for name, parameter in trainable.items():
             if parameter.grad is None:
