@@ -363,7 +363,7 @@ def _choices(subject: NetworkSubject) -> str:
                 raise AssertionError(f"with {text}: {_said(error)}") from error
             else:
                 built += 1
-    return "; ".join([f"{built} further values", *refused])
+    return "; ".join([f"further values: {built}", *refused])
 
 
 def _sizes_of_head(subject: NetworkSubject) -> str:
@@ -595,7 +595,7 @@ def _dropout(subject: NetworkSubject) -> str:
         "inherit from it"
     )
     count = sum(map(is_dropout, module.modules()))
-    note = f"{count} layers" if count else "no layer: the dropout of a plan does not change it"
+    note = f"layers: {count}" if count else "no layer: the dropout of a plan does not change it"
     return note + ("; random in training for another reason, too" if random else "")
 
 
