@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,14 +44,14 @@ def installed(example: Path, folder: Path) -> tuple[str, str]:
     return str(folder), str(example)
 
 
-def own_tests(example: Path, tmp_path: Path, *words: str) -> str:
-    """What pytest prints about the tests of an example; they must pass."""
+def own_tests(examples: Sequence[Path], tmp_path: Path, *words: str) -> str:
+    """What pytest prints about the tests of examples; they must pass."""
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
     command += ["--import-mode=importlib", "-c", os.devnull, f"--rootdir={tmp_path}"]
-    path = os.pathsep.join(installed(example, tmp_path))
+    path = dict.fromkeys(place for each in examples for place in installed(each, tmp_path))
     done = subprocess.run(
-        [*command, f"--basetemp={tmp_path}/t", str(example), *words],
-        env=os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        [*command, f"--basetemp={tmp_path}/t", *map(str, examples), *words],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -60,13 +60,10 @@ def own_tests(example: Path, tmp_path: Path, *words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(("example", "count"), [(SKIN, 4), (STRATEGY, 4)])
-def test_its_own_tests_pass(example: Path, count: int, tmp_path: Path) -> None:
-    assert f"{count} passed" in own_tests(example, tmp_path)
-
-
-def test_the_heads_own_tests_pass_but_the_long_one(tmp_path: Path) -> None:
-    assert "4 passed" in own_tests(HEAD, tmp_path, "-k", "not follows_the_rules")
+def test_their_own_tests_pass(tmp_path: Path) -> None:
+    """In one process, and without the long one: the examples' checks are among the slow tests."""
+    words = ("-k", "not follows_the_rules_of_heads")
+    assert "12 passed, 1 deselected" in own_tests((SKIN, STRATEGY, HEAD), tmp_path, *words)
 
 
 @pytest.mark.slow
@@ -82,7 +79,7 @@ def test_the_example_passes_its_check(example: Path) -> None:
 def test_pretrained_weights_do_what_they_were_trained_for(tmp_path: Path) -> None:
     for package in PACKAGES:
         pytest.importorskip(package, reason=f"{PRETRAINED.name} needs {package}")
-    assert "4 passed" in own_tests(PRETRAINED, tmp_path)
+    assert "4 passed" in own_tests((PRETRAINED,), tmp_path)
 
 
 @pytest.fixture
