@@ -53,7 +53,7 @@ docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/docs
 	$(if $(EXTERNAL),$(BIN)/sphinx-build --quiet -b linkcheck --doctree-dir build/doctrees docs build/linkcheck)
-	$(BIN)/pytest -q -m "slow or not slow" tests/test_docs.py tests/test_links.py tests/test_plugin_docs.py
+	$(BIN)/pytest -q -m "slow or not slow" tests/test_docs.py tests/test_links.py tests/test_plugin_docs.py tests/test_site.py
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -2,6 +2,8 @@
 
 A shared body (feature extractor) and one head (decision maker) per dataset::
 
+    from pathlib import Path
+
     import hydrakit
 
     plan = hydrakit.make_plan("hydra", ["prostatex", "brain", "lung", "prostatex"])

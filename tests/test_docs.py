@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import textwrap
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from importlib import import_module
@@ -63,7 +64,7 @@ def test_an_index_links_every_page_of_its_toctree() -> None:
 
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_an_example_imports_what_is_there(text: str) -> None:
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(ast.parse(textwrap.dedent(text))):
         if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "hydrakit":
             module = import_module(str(node.module))
             assert [name.name for name in node.names if not hasattr(module, name.name)] == []

@@ -16,7 +16,7 @@ from site_pages import ROOT, expanded
 
 from hydrakit.cli import main
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+PAGES = sorted(ROOT.glob("*.md"))
 for folder in ("docs", "examples", "plugins"):
     PAGES += sorted((ROOT / folder).rglob("*.md"))
 FENCE = re.compile(r"^( *)(```+|~~~+)[^\n]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)

@@ -24,7 +24,12 @@ from hydrakit.models.heads import hydrakit_head_factories
 from hydrakit.plugins import Plugins
 from hydrakit.plugins.guard import PluginSource, guard
 from hydrakit.testing import CheckedProperty, check_body, check_head, check_properties
-from hydrakit.testing.networks import BODY_PROPERTIES, HEAD_PROPERTIES, NetworkSubject
+from hydrakit.testing.networks import (
+    BODY_PROPERTIES,
+    DATASETS,
+    HEAD_PROPERTIES,
+    NetworkSubject,
+)
 from hydrakit.testing.whole import WHOLE_PROPERTIES, PluginSubject
 
 HEADS = {each.name: each for each in hydrakit_head_factories()}
@@ -57,6 +62,25 @@ class Body(nn.Module):
         maps: Tensor = self.norm(self.conv(images))
         features: Tensor = self.dropout(maps.mean((2, 3)) + maps.amax((2, 3)))
         return features
+
+
+class Scaled(Body):
+    """A body without faults that has a weight for each dataset."""
+
+    by_dataset, dataset = True, DATASETS[0]
+
+    def __init__(self, in_channels: int, options: Options) -> None:
+        super().__init__(in_channels, options)
+        self.scales = nn.ParameterDict({name: torch.ones(1) for name in DATASETS})
+
+    def use(self, dataset: str) -> None:
+        if dataset not in self.scales:
+            raise ValueError(f"not built for {dataset!r}")
+        self.dataset = dataset
+
+    def forward(self, images: Tensor) -> Tensor:
+        scaled: Tensor = super().forward(images) * self.scales[self.dataset]
+        return scaled
 
 
 def body_of(network: type[Body], **changes: Any) -> BodyFactory:
@@ -97,7 +121,7 @@ def fault(factory: HeadFactory | BodyFactory, name: str, folder: Path) -> str:
 
 @pytest.mark.parametrize(
     "factory",
-    [HEADS["linear"], HEADS["blend"], body_of(Body), BODIES["intensity"]],
+    [HEADS["linear"], HEADS["blend"], body_of(Scaled), BODIES["intensity"]],
     ids=lambda each: each.name,
 )
 def test_what_has_no_fault_passes(factory: HeadFactory | BodyFactory, tmp_path: Path) -> None:

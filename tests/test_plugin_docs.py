@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 import click
 import pytest
 from helpers import plan_of, round_of
+from PIL import Image
 
 from hydrakit import hooks
 from hydrakit.errors import PlanError
@@ -41,6 +43,21 @@ def test_the_docs_list_every_hook_with_its_signature() -> None:
     listed = re.findall(r"^def hydrakit_\w+\(.*\) -> .*$", DOCS.read_text(), flags=re.MULTILINE)
     assert set(listed) == expected
     assert len(expected) == 7
+
+
+def test_the_example_of_the_hooks_is_a_plugin(install: Install, tmp_path: Path) -> None:
+    source = inspect.cleandoc(hooks.__doc__ or "").partition("::\n\n")[2].partition("\nEvery ")[0]
+    install("docs", "tp_docs_hooks", textwrap.dedent(source))
+    plugins = load_plugins()
+    assert [each.error for each in plugins.records if each.distribution == "docs"] == [None]
+    check_body(plugins)
+    (tmp_path / "skin" / "malignant").mkdir(parents=True)
+    Image.new("L", (9, 7)).save(tmp_path / "skin" / "malignant" / "patient7-2.png")
+    skin = plugins.get(hooks.DatasetAdapter, "skin")
+    (sample,) = skin.read(tmp_path / "skin", hooks.NoOptions())
+    assert isinstance(sample, hooks.Sample)
+    assert (sample.label, sample.patient) == (1, "patient7")
+    assert sample.image().shape == (7, 9)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("description", ["DatasetAdapter", "Sample", "HeadFactory", "BodyFactory"])

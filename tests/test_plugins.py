@@ -652,6 +652,21 @@ def test_a_reader_that_is_closed_while_the_state_is_read_stops_nothing(
     assert (closed, process_state._blocks) == (["once"], 0)
 
 
+def test_an_import_in_another_thread_asks_every_finder_when_a_block_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It goes through the list of finders, from which the block takes its own."""
+    from hydrakit.plugins import process_state
+
+    part = process_state._Part("a part", "no_such_module", lambda: 0, lambda _: None)
+    monkeypatch.setattr(process_state, "PARTS", (part,))
+    before = list(sys.meta_path)
+    with restored(lambda _: None):
+        finders = iter(sys.meta_path)
+        next(finders)
+    assert list(finders) == sys.meta_path == before
+
+
 # --- for which version of hydrakit a plugin was written
 
 

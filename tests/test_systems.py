@@ -55,7 +55,10 @@ LACKING = {
 GUARDED = {
     ("hydrakit/compute/devices.py", "resource"): "behind sys.platform",
     ("hydrakit/compute/processors.py", "sched_getaffinity"): "behind hasattr",
+    ("hydrakit/maintenance/doctor.py", "getloadavg"): "behind hasattr",
+    ("hydrakit/maintenance/doctor.py", "statvfs"): "behind hasattr",
     ("hydrakit/storage/files.py", "O_DIRECTORY"): "behind os.supports_dir_fd",
+    ("hydrakit/storage/lock.py", "fcntl"): "behind sys.platform",
     ("hydrakit/storage/lock.py", "sysconf"): "reads /proc before, which only Linux has",
 }
 LINUX_ONLY = ("plugins/hydrakit-slurm/",)
@@ -97,7 +100,8 @@ def test_what_a_system_lacks_is_used_where_it_is_guarded() -> None:
             used |= {(name, what) for _, what in uses(inside)}
             open_in_any_encoding |= {name for _ in unencoded(inside)}
     assert used == GUARDED.keys()
-    assert open_in_any_encoding == {"hydrakit/storage/lock.py"}  # numbers in /proc
+    # What the kernel of Linux says, and nothing else.
+    assert open_in_any_encoding == {"hydrakit/maintenance/doctor.py", "hydrakit/storage/lock.py"}
 
 
 @pytest.mark.parametrize(

@@ -303,8 +303,8 @@ class _State:
 
     def restore(self, *, but: str | None) -> list[str]:
         """Set every part that has changed again, but for one; return their names."""
-        with suppress(ValueError):
-            sys.meta_path.remove(self)
+        # A new list: an import in another thread may be going through the old one.
+        sys.meta_path = [each for each in sys.meta_path if each is not self]
         changed = []
         for part in self.parts:
             if part.name == but or part.name not in self.values:

@@ -193,9 +193,9 @@ def _without_pixels(case: LoadedSample | Unusable) -> ReadCase:
     if isinstance(case, Unusable):
         return ReadCase(case=case, digests=digests)
     pixels = hashlib.sha256(f"{case.image.shape}".encode())
-    pixels.update(np.ascontiguousarray(case.image))
+    pixels.update(np.ascontiguousarray(case.image).data)
     if case.padding is not None:
-        pixels.update(np.ascontiguousarray(case.padding))
+        pixels.update(np.ascontiguousarray(case.padding).data)
     empty = replace(case, image=np.empty((0, 0, 0), np.float32), padding=None)
     return ReadCase(case=empty, digests={**digests, "pixels": pixels.hexdigest()})
 

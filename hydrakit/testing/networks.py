@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import cast
 
@@ -362,7 +363,7 @@ def _choices(subject: NetworkSubject) -> str:
                 raise AssertionError(f"with {text}: {_said(error)}") from error
             else:
                 built += 1
-    return "; ".join([f"{built} further values", *refused])
+    return "; ".join([f"further values: {built}", *refused])
 
 
 def _sizes_of_head(subject: NetworkSubject) -> str:
@@ -520,7 +521,11 @@ def _gradients(subject: NetworkSubject) -> str:
     module = subject.build()
     train, reached = subject.step(module), set[str]()
     trainable = {name: each for name, each in module.named_parameters() if each.requires_grad}
-    for number in range(STEPS):
+    # A weight may be that of a single dataset.
+    uses: tuple[str | None, ...] = (None,) if subject.is_head else DATASETS
+    for number, dataset in product(range(STEPS), uses):
+        if dataset is not None:
+            cast("BodyModule", module).use(dataset)
         train(subject.inputs(CASES, seed=number))
         for name, parameter in trainable.items():
             if parameter.grad is None:
@@ -590,7 +595,7 @@ def _dropout(subject: NetworkSubject) -> str:
         "inherit from it"
     )
     count = sum(map(is_dropout, module.modules()))
-    note = f"{count} layers" if count else "no layer: the dropout of a plan does not change it"
+    note = f"layers: {count}" if count else "no layer: the dropout of a plan does not change it"
     return note + ("; random in training for another reason, too" if random else "")
 
 

@@ -30,7 +30,8 @@ def opened_files() -> Iterator[list[str]]:
     if not _installed:
         sys.addaudithook(_hook)
         _installed = True
-    _paths = paths = []
+    paths: list[str] = []
+    _paths = paths
     try:
         yield paths
     finally:

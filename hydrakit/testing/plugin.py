@@ -233,7 +233,8 @@ class PluginChecks:
             else:
                 yield CheckedProperty(**content)
         yield CheckedProperty(
-            **begun,
+            of=begun["of"],
+            name=begun["name"],
             fault=f"the process of the check ended here ({_describe_exit(process.wait())}): what "
             "it printed says why",
         )
