@@ -302,6 +302,7 @@ def arguments(*strategies: str, out: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_same_command_goes_on(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "hydrakit", *arguments("transfer", out=out)]

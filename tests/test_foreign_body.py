@@ -168,7 +168,7 @@ def test_hydra_trains_a_foreign_body(runner: Runner, plugins: Plugins, tmp_path:
         plugins=plugins,
     )
     assert found.result.figures == results.test.figures
-    with pytest.raises(PluginError, match=r"body.safetensors: unknown body 'tiny'.* install or"):
+    with pytest.raises(PluginError, match=r"body.safetensors: unknown body 'tiny'.* install it"):
         weights.load_body(run.body_path, plugins=Plugins.of(*ADAPTERS))
 
     other = runner(foreign_plan(seed=1), "other", plugins=plugins)

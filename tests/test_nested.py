@@ -223,6 +223,7 @@ def test_other_test_cases_change_no_choice(
     assert [each.scores for each in table.tried] == [each.scores for each in poisoned.table.tried]
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_with_the_same_choices(
     finished: Path, places: dict[str, Any], lesions: Path, tmp_path: Path
 ) -> None:

@@ -253,7 +253,7 @@ def choices(annotation: object) -> set[str]:
 def test_the_drawn_plans_use_every_field_and_every_choice() -> None:
     drawn: defaultdict[tuple[type[BaseModel], str], set[str]] = defaultdict(set)
 
-    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=120, deadline=None, derandomize=True, database=None)
     @given(plans())
     def draw(plan: Plan) -> None:
         for model in models_in(plan):

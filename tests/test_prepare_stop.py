@@ -141,7 +141,8 @@ def test_what_killed_writers_left_is_cleared_away(files: Files) -> None:
     files.write("1", 77, mtime=1)
     files.prepare()
     assert sorted(path.name.split("-")[0] for path in folder.iterdir()) == [
-        *(".lock", "crops", "index", "journal", "manifest.json", "textures", "thumbnails")
+        *(".lock", "crops", "index", "journal", "manifest.json", "source.json"),
+        *("textures", "thumbnails"),
     ]
 
 

@@ -218,7 +218,7 @@ class PatchStore:
         self._canvases: Tensor | None = None
         side = index.side
         self.patch_bytes = 4 * index.channels * side**2
-        if device.type == "cuda" and self._fits_on_device():
+        if device.type not in ("cpu", "mps") and self._fits_on_device():
             self._canvases = torch.empty((len(rows), index.channels, side, side), device=device)
             for part in torch.arange(len(rows)).split(CHUNK_CASES):
                 self._canvases[part[0] : part[-1] + 1] = self._read(part).to(device)
