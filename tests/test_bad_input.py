@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from helpers import another_process, hydra_plan, plan_of, round_of
 
 from hydrakit import weights
+from hydrakit.cli import main
 from hydrakit.hooks import FieldOfView
 from hydrakit.models.heads import build_linear
 from hydrakit.runs.rundir import RunDir
@@ -279,3 +281,17 @@ def test_runs_that_cannot_be_evaluated(command_refused: Refused, hydra_run: RunD
 
 def test_a_model_that_does_not_exist(command_refused: Refused) -> None:
     command_refused("predict", "nosuch", "images", words=["nosuch", "no such folder"])
+
+
+def test_an_unknown_dataset_says_what_the_data_folder_lacks(tmp_path: Path) -> None:
+    (tmp_path / "data" / "lesions").mkdir(parents=True)
+    for name, words in {
+        "data": f"{tmp_path}/data/lesions has no dataset.toml: `hydrakit datasets new ",
+        "dta": f"{tmp_path}/dta: there is no such folder: correct `--data`",
+    }.items():
+        arguments = ["datasets", "check", "lesions", "--data", str(tmp_path / name)]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 1
+        assert "unknown dataset 'lesions'" in done.stderr
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1

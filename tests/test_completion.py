@@ -79,6 +79,7 @@ def completed(line: str) -> list[str]:
         ("datasets check ", ["alpha", "beta", "mine"]),
         ("datasets add bu", ["busi"]),
         ("plugins info sh", ["shipped"]),
+        ("plugins check sh", ["shipped"]),
         ("--no-plugin ", ["shipped"]),
         ("order --target be", ["beta"]),
         ("cache clean ", ["brain"]),

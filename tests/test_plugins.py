@@ -675,11 +675,11 @@ def test_an_import_in_another_thread_asks_every_finder_when_a_block_ends(
     [
         (
             "HYDRAKIT_API = 2",
-            "was written for hook API 2, not 1: it needs hydrakit-imaging>=9,<10, ",
+            "was written for hook API 2, not 1: it asks for hydrakit-imaging>=9,<10, ",
         ),
         ("HYDRAKIT_API = '1'", "states HYDRAKIT_API = '1': a whole number from 1 is expected"),
-        ("from hydrakit.hooks import Unheard", ": it needs hydrakit-imaging>=9,<10, and "),
-        ("import hydrakit.unheard", ": it needs hydrakit-imaging>=9,<10, and "),
+        ("from hydrakit.hooks import Unheard", ": it asks for hydrakit-imaging>=9,<10, and "),
+        ("import hydrakit.unheard", ": it asks for hydrakit-imaging>=9,<10, and "),
     ],
 )
 def test_a_plugin_for_another_hydrakit_says_which(
@@ -693,8 +693,8 @@ def test_a_plugin_for_another_hydrakit_says_which(
     assert error is not None
     assert reason in error
     assert "'later'" not in error
-    if "needs" in reason:
-        assert error.endswith(f"and {hydrakit.__version__} is installed")
+    if "asks" in reason:
+        assert f"and hydrakit-imaging {hydrakit.__version__} is installed: install" in error
 
 
 def test_a_plugin_that_states_this_api_or_none_is_loaded(install: Install) -> None:

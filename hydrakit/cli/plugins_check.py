@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.completion import names_of
 from hydrakit.cli.printing import say, say_json
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ INDENT = " " * 12
 
 
 @click.command()
-@click.argument("name", metavar="[NAME|PATH]", required=False)
+@click.argument("name", metavar="[NAME|PATH]", required=False, shell_complete=names_of("plugin"))
 @click.option(
     "--data",
     type=params.FOLDER,

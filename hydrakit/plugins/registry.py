@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,7 +27,7 @@ import click
 import pluggy
 
 from hydrakit import hooks
-from hydrakit.errors import PluginError, one_line, unknown
+from hydrakit.errors import PluginError, command_line, one_line, unknown
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.names import OWN_COMMANDS, is_name
 from hydrakit.plugins.guard import PluginSource, guard, remember_package
@@ -132,11 +133,13 @@ class Plugins:
         components: Components by the name of their kind and by their own name.
         records: The plugins.
         clashes: Why a component cannot be used, by the name of its kind and its own name.
+        data: Folder in which declared datasets were looked for, for messages; None if in none.
     """
 
     components: Mapping[str, Mapping[str, Any]]
     records: tuple[PluginRecord, ...] = ()
     clashes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    data: Path | None = None
 
     @classmethod
     def of(cls, *components: Any) -> Plugins:
@@ -174,6 +177,8 @@ class Plugins:
         message = unknown(kind_name, name, known)
         if origin is not None:
             message = f"unknown {kind_name} {name!r}: it came from {self._whereabouts(origin)}"
+        if issubclass(kind, DatasetAdapter) and self.data is not None and is_name(name):
+            message += _undeclared(self.data, name)
         broken = [f"{each.name} ({each.distribution})" for each in self.records if each.error]
         disabled = [f"{each.name} ({each.distribution})" for each in self.records if each.disabled]
         if broken:
@@ -204,6 +209,16 @@ class Plugins:
             if name in plugin.offered(kind) and name in self.all(kind):
                 return plugin.source
         return None
+
+
+def _undeclared(data: Path, name: str) -> str:
+    """Say why a dataset of the data folder is unknown; empty if nothing there has its name."""
+    if not data.is_dir():
+        return f"; {data}: there is no such folder: correct `--data`"
+    if not (data / name).is_dir():
+        return ""
+    command = command_line("hydrakit", "datasets", "new", data / name)
+    return f"; {data / name} has no dataset.toml: `{command}` writes one"
 
 
 def disabled_by_environment() -> frozenset[str]:
@@ -406,8 +421,11 @@ def _needed_version(error: BaseException, point: metadata.EntryPoint) -> str:
         for each in (point.dist.requires if point.dist else None) or ()
         if ";" not in each and _canonical(re.split(r"[^\w.-]", each)[0]) == DISTRIBUTION
     ]
-    needs = one_line(asked[0], 100) if asked else f"another version of {DISTRIBUTION}"
-    return f": it needs {needs}, and {version()} is installed"
+    asks = f"it asks for {one_line(asked[0], 100)}, and " if asked else ""
+    return (
+        f": {asks}{DISTRIBUTION} {version()} is installed: install another version of the plugin "
+        "or of hydrakit"
+    )
 
 
 def _canonical(distribution: str) -> str:

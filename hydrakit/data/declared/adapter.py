@@ -187,7 +187,7 @@ def plugins_at(
     """
     from hydrakit.plugins.registry import load_plugins
 
-    return with_declared(load_plugins(disabled), data, roots)
+    return replace(with_declared(load_plugins(disabled), data, roots), data=data)
 
 
 def _providers(plugins: Plugins, name: str) -> list[str]:
