@@ -98,6 +98,39 @@ def test_an_empty_folder_is_used_and_stays_the_same_folder(
     assert tree(tmp_path) == set(made("hydrakit-skin", "command").files())
 
 
+def test_the_folder_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    printed = call("hydrakit-all", "--dataset", "--head", "--body").splitlines()
+    assert printed[0] == "hydrakit-all: hydrakit-all with dataset, head and body 'all'; next:"
+    assert "  pip install -e 'hydrakit-all[test]'" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["hydrakit-all"]
+    assert (tmp_path / "hydrakit-all" / "hydrakit_all" / "body.py").is_file()
+    again = call("hydrakit-all", "--dataset", status=1)
+    assert again.startswith("hydrakit: hydrakit-all: is not empty: choose")
+
+
+def test_the_help_shows_the_default_of_the_folder() -> None:
+    text = call("--help")
+    assert text.splitlines()[0].endswith(" NAME [DIR]")
+    assert "./NAME" in text
+    assert "  hydrakit plugins new hydrakit-skin --dataset --head\n" in text
+
+
+@pytest.mark.parametrize("folder", ["-dash", "./-dash"])
+def test_a_folder_that_looks_like_an_option_is_printed_as_a_path(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("hydrakit-skin", "--head", "--", folder).splitlines() == [
+        "./-dash: hydrakit-skin with head 'skin'; next:",
+        "  pip install -e './-dash[test]'",
+        "  pytest ./-dash",
+        "  hydrakit plugins check hydrakit-skin",
+        "  grep -rn 'change this' ./-dash",
+    ]
+    assert (tmp_path / "-dash" / "pyproject.toml").is_file()
+
+
 def test_every_kind_has_its_flag_and_its_files() -> None:
     assert list(plugins_new.FLAGS) == [kind.name for kind in KINDS]
     names = {path.name for path in (ROOT / "hydrakit" / "scaffold" / "templates").iterdir()}
@@ -217,12 +250,26 @@ def test_the_tests_of_all_kinds_pass(tmp_path: Path) -> None:
         ("hydrakit-mlp", "hydrakit-imaging has a head 'mlp'"),
         ("hydrakit-run", "hydrakit has a command 'run'"),
         ("hydrakit-trackers", "hydrakit-imaging has a plugin 'trackers'"),
+        ("con", "'con' is the name of a device of Windows: .* such as 'hydrakit-my-con'$"),
+        *((f"hydrakit-{name}", f"'{name}' is .* device") for name in ("prn", "aux", "nul", "com1")),
+        ("dist", ".gitignore hides a folder 'dist', .* such as 'hydrakit-dist'$"),
+        ("data", ".gitignore hides a folder 'data', .* such as 'hydrakit-data'$"),
+        ("runs", ".gitignore hides a folder 'runs', .* such as 'hydrakit-runs'$"),
     ],
 )
 def test_a_name_that_would_not_work_is_refused(name: str, message: str) -> None:
     with pytest.raises(PluginError, match=message) as refused:
         made(name).refuse_clashes(load_plugins())
     assert "\n" not in str(refused.value)
+
+
+def test_gitignore_hides_no_file_of_a_plugin() -> None:
+    lines = made().files()[".gitignore"].splitlines()
+    assert {"/build/", "/dist/"} <= set(lines)
+    with pytest.raises(PluginError, match=r"'build'.*: choose another name"):  # may be installed
+        made("build", "head").refuse_clashes(load_plugins())
+    for name in ("hydrakit-dist", "hydrakit-build", "hydrakit-data", "my-con", "hydrakit-com"):
+        made(name, "head").refuse_clashes(load_plugins())
 
 
 def test_a_name_of_another_kind_is_free() -> None:
@@ -271,6 +318,29 @@ def test_a_folder_with_anything_in_it_is_left_alone(tmp_path: Path) -> None:
         assert printed.startswith(f"hydrakit: {tmp_path / name}: {why}: choose a")
         assert printed.count("\n") == 1
     assert tree(tmp_path) == {"full/.hidden", "file"}
+
+
+def test_what_a_killed_command_left_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    script = (
+        "import os; from pathlib import Path; from hydrakit.cli import main; "
+        "Path.write_text = lambda *_, **__: os._exit(9); "
+        f"main(['plugins', 'new', 'hydrakit-skin', '--head', {str(folder)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == 9
+    (left,) = folder.iterdir()
+    printed = call("hydrakit-skin", "--head", folder, status=1)
+    assert printed == (
+        f"hydrakit: {folder}: holds {left.name}: delete it, or choose another folder\n"
+    )
+    (folder / "README.md").write_text("moved")
+    printed = call("hydrakit-skin", "--head", folder, status=1)
+    assert printed == (
+        f"hydrakit: {folder}: is not empty and holds {left.name}, which an interrupted command "
+        "left: choose an empty folder, or a new one\n"
+    )
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -38,7 +38,7 @@ def _kinds(command: Command) -> Command:
 @click.command(short_help="Write a new plugin that works as it is, to be changed.")
 @click.argument("name")
 @_kinds
-@click.argument("folder", metavar="DIR", type=params.FOLDER)
+@click.argument("folder", metavar="[DIR]", type=params.FOLDER, required=False)
 @click.option(
     "--licence",
     type=click.Choice(["MIT", "Apache-2.0", "BSD-3-Clause", "none"]),
@@ -47,14 +47,16 @@ def _kinds(command: Command) -> Command:
     help="Licence of the plugin, whose text is written to LICENSE.",
 )
 @click.option("--author", metavar="NAME", help="Author, whom the licence names.")
-def new(name: str, folder: Path, licence: str, author: str | None, **flags: bool) -> None:
+def new(name: str, folder: Path | None, licence: str, author: str | None, **flags: bool) -> None:
     """Write a new plugin into DIR, a new or empty folder: a distribution called NAME.
+
+    Without DIR, the folder has the name of the distribution: ./NAME.
 
     It has a component of each kind that is chosen, all called NAME without `hydrakit-`. All of them
     work as they are, and so do their tests; comments say what to change.
 
     \b
-    hydrakit plugins new hydrakit-skin --dataset --head skin
+    hydrakit plugins new hydrakit-skin --dataset --head
     """  # noqa: D301 - click reads the backspace and does not join the lines below it
     from hydrakit.errors import command_line
     from hydrakit.plugins.registry import KINDS, load_plugins
@@ -67,9 +69,11 @@ def new(name: str, folder: Path, licence: str, author: str | None, **flags: bool
         author=author,
     )
     plugin.refuse_clashes(load_plugins(params.disabled_plugins()))
+    folder = Path(name) if folder is None else folder
     write_plugin(plugin, folder)
-    say(f"{folder}: {name} with {plugin.what} {plugin.component!r}; next:")
-    say(f"  {command_line('pip', 'install', '-e', f'{folder}[test]')}")
-    say(f"  {command_line('pytest', folder)}")
+    shown = f"./{folder}" if str(folder).startswith("-") else str(folder)  # no option
+    say(f"{shown}: {name} with {plugin.what} {plugin.component!r}; next:")
+    say(f"  {command_line('pip', 'install', '-e', f'{shown}[test]')}")
+    say(f"  {command_line('pytest', shown)}")
     say(f"  {command_line('hydrakit', 'plugins', 'check', name)}")
-    say(f"  {command_line('grep', '-rn', 'change this', folder)}")
+    say(f"  {command_line('grep', '-rn', 'change this', shown)}")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
+from fnmatch import fnmatchcase
 from importlib import metadata, resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from string import Template
 
 from hydrakit.errors import PluginError
 from hydrakit.hooks import API
-from hydrakit.names import OWN_COMMANDS
+from hydrakit.names import OWN_COMMANDS, is_name
 from hydrakit.plugins.registry import KINDS, ComponentKind, Plugins
 from hydrakit.storage.records import writable
 from hydrakit.version import version
@@ -31,6 +32,7 @@ MAX_NAME = 40  # characters: lines of the files then have at most 100
 MAX_AUTHOR = 100
 
 _NAME = re.compile("[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}")  # what `_temporary_name` returns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,16 @@ class NewPlugin:
             raise PluginError(
                 f"{self.name!r} cannot be imported, since {self.module!r} is a word or a module of "
                 f"Python: choose another name, such as '{PREFIX}{self.name}'"
+            )
+        if not is_name(self.component):  # the pattern is stricter: only devices are left
+            raise PluginError(
+                f"{self.name!r} cannot be used, since {self.component!r} is the name of a device "
+                f"of Windows: choose another name, such as '{PREFIX}my-{self.component}'"
+            )
+        if any(fnmatchcase(self.module, pattern) for pattern in _ignored()):
+            raise PluginError(
+                f"{self.name!r} cannot be used, since .gitignore hides a folder {self.module!r}, "
+                f"also from wheels: choose another name, such as '{PREFIX}{self.name}'"
             )
 
     def _refuse_installed(self, installed: Plugins) -> None:
@@ -200,6 +212,16 @@ def _filled(template: str, values: Mapping[str, str]) -> str:
     return Template(path.read_text(encoding="utf-8")).substitute(values)
 
 
+def _ignored() -> list[str]:
+    """Names in the folder of a plugin that its ``.gitignore`` hides; hatchling obeys it."""
+    lines = _filled("gitignore", {}).splitlines()
+    return [line.strip("/") for line in lines if line and not line.startswith("#")]
+
+
+def _temporary_name() -> str:
+    return f".{token_hex(8)}"
+
+
 def _version_range(current: str) -> str:
     """The versions of hydrakit that a plugin written by this one works with."""
     major, minor = (int(part) for part in re.findall("[0-9]+", current)[:2])
@@ -217,8 +239,13 @@ def refuse_folder(folder: Path) -> None:
             return
         if not folder.is_dir():
             raise PluginError(f"{folder}: is no folder: choose another one")
-        if next(folder.iterdir(), None) is not None:
-            raise PluginError(f"{folder}: is not empty: choose an empty folder, or a new one")
+        names = sorted(path.name for path in folder.iterdir())
+        left = next(filter(_TEMPORARY.fullmatch, names), None)  # of a process that was killed
+        if left is not None and len(names) == 1:
+            raise PluginError(f"{folder}: holds {left}: delete it, or choose another folder")
+        if names:
+            also = "" if left is None else f" and holds {left}, which an interrupted command left"
+            raise PluginError(f"{folder}: is not empty{also}: choose an empty folder, or a new one")
 
 
 def write_plugin(plugin: NewPlugin, folder: Path) -> None:
@@ -233,7 +260,7 @@ def write_plugin(plugin: NewPlugin, folder: Path) -> None:
     refuse_folder(folder)
     files = plugin.files()
     empty = folder.is_dir()
-    temporary = folder / f".{token_hex(8)}" if empty else folder.with_name(f".{token_hex(8)}")
+    temporary = folder / _temporary_name() if empty else folder.with_name(_temporary_name())
     moved: list[Path] = []
     with writable(folder, "choose another folder", error=PluginError):
         try:
