@@ -34,6 +34,7 @@ from hydrakit.testing.whole import WHOLE_PROPERTIES, PluginSubject
 
 HEADS = {each.name: each for each in hydrakit_head_factories()}
 BODIES = {each.name: each for each in hydrakit_body_factories()}
+LOGITS = "outputs are logits, not probabilities"
 ONNX = "can be exported to ONNX"
 
 
@@ -381,6 +382,50 @@ def test_a_broken_head_is_named(
         check_head(head_of(build))
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"head 'own': {words}")
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (nn.Softmax(1), "outputs are probabilities: return logits, without softmax"),
+        (nn.LogSoftmax(1), "outputs are logarithms of probabilities: return logits"),
+        (nn.Sigmoid(), "all outputs are between 0 and 1, as probabilities: return logits"),
+    ],
+)
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_a_head_that_returns_probabilities_is_named(
+    last: nn.Module, words: str, task: Any, tmp_path: Path
+) -> None:
+    if task == "multilabel" and not isinstance(last, nn.Sigmoid):
+        task = ("regression", "classification")
+    broken = head_of(
+        lambda features, outputs: nn.Sequential(nn.Linear(features, outputs), last),
+        tasks=task if isinstance(task, tuple) else (task,),
+    )
+    assert fault(broken, LOGITS, tmp_path).startswith(words)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_logits_of_hydrakit_are_logits(name: str, tmp_path: Path) -> None:
+    (logits,) = (each for each in HEAD_PROPERTIES if each.name == LOGITS)
+    (checked,) = check_properties("it", NetworkSubject(HEADS[name], {}, tmp_path), [logits])
+    assert checked.fault is None
+    assert not checked.skipped
+
+
+@pytest.mark.parametrize("begin", [nn.init.zeros_, nn.init.ones_])
+def test_constant_logits_are_no_probabilities(
+    begin: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    def build(features: int, outputs: int) -> nn.Module:
+        head = nn.Linear(features, outputs)
+        nn.init.zeros_(head.weight)
+        begin(head.bias)
+        return head
+
+    (logits,) = (each for each in HEAD_PROPERTIES if each.name == LOGITS)
+    (checked,) = check_properties("it", NetworkSubject(head_of(build), {}, tmp_path), [logits])
+    assert checked.fault is None
 
 
 def test_importing_the_checks_does_not_import_torch() -> None:

@@ -66,6 +66,7 @@ OUTPUTS: Mapping[Task, tuple[int, ...]] = {
 CHANNELS = (1, 3)
 DATASETS = ("first", "second")
 CASES = 4  # of a batch
+MANY, LARGE = 64, 100.0  # cases, and a factor of their features, that show a softmax or sigmoid
 TRAINING, VALIDATION = 8, 4  # cases of the synthetic dataset
 BUILDS = 4  # that are compared with each other
 STEPS = 3  # within which each weight must get a gradient: it may wait for one that begins at 0
@@ -463,6 +464,39 @@ def _finite_outputs(subject: NetworkSubject) -> str:
     return ""
 
 
+def _returns_logits(subject: NetworkSubject) -> str:
+    """Constant outputs, as of weights that begin at 0, are not named: they may be anything."""
+    tasks = subject.factory.tasks if isinstance(subject.factory, HeadFactory) else ()
+    task = next((each for each in ("classification", "multilabel") if each in tasks), None)
+    if task is None:
+        raise PropertySkipped("it is for numbers only")
+    large = LARGE * subject.inputs(MANY, seed=1)
+    for count in OUTPUTS[task]:
+        try:
+            module = subject.build(outputs=count)
+        except PlanError:  # its sizes are checked apart
+            continue
+        usual = subject.evaluated(module, subject.inputs(MANY))
+        assert count < 2 or not _sum_to_one(usual), (
+            "outputs are probabilities: return logits, without softmax"
+        )
+        assert count < 2 or not _sum_to_one(usual.exp()), (
+            "outputs are logarithms of probabilities: return logits, without log_softmax"
+        )
+        squashed = subject.evaluated(module, large)
+        low, high = float(squashed.min()), float(squashed.max())
+        assert not (0 <= low < 0.1 and 0.9 < high <= 1), (
+            "all outputs are between 0 and 1, as probabilities: return logits, without sigmoid"
+        )
+    return ""
+
+
+def _sum_to_one(outputs: Tensor) -> bool:
+    """Whether the outputs of each case are probabilities of classes."""
+    sums = outputs.sum(dim=1)
+    return bool((outputs >= 0).all() and ((sums - 1).abs() < 1e-4).all())
+
+
 def _independent_cases(subject: NetworkSubject) -> str:
     module, inputs = subject.build(), subject.inputs(CASES)
     with torch.no_grad():
@@ -797,6 +831,7 @@ _IN_TRAINING = (
 HEAD_PROPERTIES: tuple[Property[NetworkSubject], ...] = _properties(
     ("all numbers of features and outputs can be built", _sizes_of_head),
     *_BEFORE_TRAINING,
+    ("outputs are logits, not probabilities", _returns_logits),
     *_IN_TRAINING,
 )
 """What a head must be and do; each property gets a `NetworkSubject`."""
