@@ -101,6 +101,11 @@ BROKEN_DATASETS = {
         {IMAGE: f"{IMAGE} * np.float32('nan')"},
         {"each image is finite float32": "case '0' has pixels that are not finite"},
     ),
+    "exit": (
+        {IMAGE: "    raise SystemExit(3)"},
+        {"each image is finite float32":
+         "raised SystemExit: 3: only commands may end the process"},
+    ),
     "threads": (
         {IMAGE: SHARED, "from functools": "import time\nfrom functools"},
         {"several threads read the same images":
@@ -273,6 +278,8 @@ def refusing(datasets: Any, settings: Any) -> list[Any]:
         (lambda datasets, settings: rounds(datasets[:1], settings),
          "no round trains on 'second', the last of first, second, which is the target"),
         (lambda datasets, settings: datasets["x"], "TypeError"),
+        (lambda datasets, settings: sys.exit(3),
+         "raised SystemExit: 3: only commands may end the process"),
     ],
 )  # fmt: skip
 def test_a_broken_strategy_is_described(plan: Callable[..., Any], words: str) -> None:

@@ -26,7 +26,7 @@ from hydrakit.testing.adapter import (
     report_of,
     require_same,
 )
-from hydrakit.testing.properties import Property, PropertySkipped
+from hydrakit.testing.properties import Property, PropertySkipped, describe_exit
 
 THREADS = 4
 TOO_FEW = "use the folder of all data, or at least ten patients of each class"
@@ -77,6 +77,8 @@ class DatasetSubject:
         with using_cache(self.folder / "cache-1"), restored(changed.extend):
             try:
                 cases.extend(reader)
+            except SystemExit as ended:
+                error = AssertionError(describe_exit(ended))
             except Exception as failed:
                 error = failed
         return FirstReading(cases, error, reader.stage, changed, before)
@@ -120,6 +122,8 @@ class DatasetSubject:
             try:
                 reader = CaseReader(self.adapter, self.present_root, self.options, threads=threads)
                 return list(reader)
+            except SystemExit as ended:
+                return AssertionError(describe_exit(ended))
             except Exception as error:
                 return error
 

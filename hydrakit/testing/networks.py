@@ -123,7 +123,7 @@ class NetworkSubject:
         """Whether it can be built at all; else nothing more can be checked."""
         try:
             self.build()
-        except Exception:  # the first property says which
+        except (Exception, SystemExit):  # the first property says which
             return False
         return True
 
