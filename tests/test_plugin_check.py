@@ -106,6 +106,15 @@ BROKEN_DATASETS = {
         {"each image is finite float32":
          "raised SystemExit: 3: only commands may end the process"},
     ),
+    "prints in read": (
+        {READ: "\n\ndef read(root, options):\n    print('one\\ntwo')\n    yield from cases(root)\n"
+         "\n\ndef cases(", "root, options):\n    for": "root):\n    for"},
+        {"reading prints nothing": "reading printed 'one': every command that reads data would"},
+    ),
+    "prints in load": (
+        {IMAGE: f"    print(path.name)\n{IMAGE}"},
+        {"reading prints nothing": "reading printed '0.npy': every command"},
+    ),
     "threads": (
         {IMAGE: SHARED, "from functools": "import time\nfrom functools"},
         {"several threads read the same images":
