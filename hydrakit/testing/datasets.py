@@ -363,8 +363,8 @@ def _writes_nothing(subject: DatasetSubject) -> str:
     ]
     more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
     assert not changed, (
-        f"reading {changed[0]}{more}: a dataset may be read-only or shared; write below "
-        "`hydrakit.storage.paths.cache_folder()`"
+        f"reading {changed[0]}{more}: a dataset may be read-only or shared: write into a "
+        "temporary folder"
     )
     return ""
 

@@ -26,7 +26,7 @@ from hydrakit.compute.devices import Compute
 from hydrakit.compute.modules import count_parameters, is_dropout, output_of, set_dropout
 from hydrakit.data.load import LoadedDataset, load
 from hydrakit.data.prepared.prepare import prepare
-from hydrakit.errors import HydrakitError, PlanError, one_line
+from hydrakit.errors import HydrakitError, PlanError, WeightsError, one_line
 from hydrakit.export.model import export_model
 from hydrakit.export.programs import check_onnx_installed
 from hydrakit.hooks import BodyFactory, FieldOfView, HeadFactory, OptionValue, Task
@@ -364,6 +364,8 @@ def _choices(subject: NetworkSubject) -> str:
                 raise AssertionError(f"with {text}: {_said(error)}") from error
             else:
                 built += 1
+    if not (built or refused):
+        return "no further values to try"
     return "; ".join([f"further values: {built}", *refused])
 
 
@@ -653,7 +655,13 @@ def _saved(subject: NetworkSubject) -> str:
     module, inputs = subject.trained("all"), subject.inputs(CASES)
     wanted = subject.evaluated(module, inputs)
     again = subject.build(seed=1)
-    again.load_state_dict(module.state_dict())
+    try:
+        again.load_state_dict(module.state_dict())
+    except RuntimeError as error:
+        raise AssertionError(
+            f"a new one cannot load the tensors of the trained one ({one_line(str(error), 300)}): "
+            "let each build have the same parameters and buffers, and add none later"
+        ) from error
     assert torch.equal(subject.evaluated(again, inputs), wanted), (
         f"with the same tensors, a new one gives other {subject.outputs_are} than the trained one: "
         "what training changes must be in parameters or buffers (register_buffer)"
@@ -691,8 +699,15 @@ def _resumed(subject: NetworkSubject) -> str:
     wanted = subject.trained(train)
     with suppress(_StopError):
         subject.trained(train, checkpointer=Checkpointer(path, interval=0), on_epoch=stop)
-    resumed = subject.trained(train, checkpointer=Checkpointer(path))
-    path.unlink()
+    try:
+        resumed = subject.trained(train, checkpointer=Checkpointer(path))
+    except WeightsError as error:  # its text is about a file of a user
+        raise AssertionError(
+            "stopped after an epoch, it cannot be resumed: a new one has other tensors than the "
+            "trained one: let each build have the same parameters and buffers, and add none later"
+        ) from error
+    finally:
+        path.unlink()
     changed = _different(_state(wanted), _state(resumed))
     assert not changed, (
         f"stopped after an epoch and resumed, it ends with other {_names(changed)}: what training "
