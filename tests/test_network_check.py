@@ -34,6 +34,7 @@ from hydrakit.testing.whole import WHOLE_PROPERTIES, PluginSubject
 
 HEADS = {each.name: each for each in hydrakit_head_factories()}
 BODIES = {each.name: each for each in hydrakit_body_factories()}
+LOGITS = "outputs are logits, not probabilities"
 ONNX = "can be exported to ONNX"
 
 
@@ -381,6 +382,82 @@ def test_a_broken_head_is_named(
         check_head(head_of(build))
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"head 'own': {words}")
+
+
+@pytest.mark.parametrize(
+    ("last", "tasks", "words"),
+    [
+        (
+            nn.Softmax(1),
+            ("regression", "classification"),
+            "outputs are probabilities: return logits, without softmax",
+        ),
+        (
+            nn.LogSoftmax(1),
+            ("classification",),
+            "outputs are logarithms of probabilities: return logits, without log_softmax",
+        ),
+        (
+            nn.Sigmoid(),
+            ("multilabel",),
+            "all outputs are between 0 and 1, as probabilities: return logits, without sigmoid",
+        ),
+    ],
+)
+def test_a_head_that_returns_probabilities_is_named(
+    last: nn.Module, tasks: tuple[Any, ...], words: str, tmp_path: Path
+) -> None:
+    broken = head_of(
+        lambda features, outputs: nn.Sequential(nn.Linear(features, outputs), last),
+        tasks=tasks,
+    )
+    assert fault(broken, LOGITS, tmp_path) == words
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_logits_of_hydrakit_are_logits(name: str, tmp_path: Path) -> None:
+    (logits,) = (each for each in HEAD_PROPERTIES if each.name == LOGITS)
+    (checked,) = check_properties("it", NetworkSubject(HEADS[name], {}, tmp_path), [logits])
+    assert checked.fault is None
+    assert not checked.skipped
+
+
+@pytest.mark.parametrize("begin", [nn.init.zeros_, nn.init.ones_])
+def test_constant_logits_are_no_probabilities(
+    begin: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    def build(features: int, outputs: int) -> nn.Module:
+        head = nn.Linear(features, outputs)
+        nn.init.zeros_(head.weight)
+        begin(head.bias)
+        return head
+
+    (logits,) = (each for each in HEAD_PROPERTIES if each.name == LOGITS)
+    (checked,) = check_properties("it", NetworkSubject(head_of(build), {}, tmp_path), [logits])
+    assert checked.fault is None
+
+
+class Growing(nn.Linear):
+    """A head that gets a further weight in training."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training:
+            self.register_buffer("seen", torch.ones(1))
+        return super().forward(features)
+
+
+def test_tensors_that_training_adds_are_named_without_a_file(tmp_path: Path) -> None:
+    saved = fault(head_of(Growing), "saved and loaded, it is the same", tmp_path)
+    assert 'Unexpected key(s) in state_dict: "seen"' in saved
+    name = "stopped and resumed, it is trained to the same bits"
+    resumed = fault(head_of(Growing), name, tmp_path)
+    assert "it cannot be resumed: a new one has other tensors" in resumed
+    assert "delete" not in saved + resumed
+
+
+def test_no_further_values_are_said_in_words(tmp_path: Path) -> None:
+    checked = results(head_of(nn.Linear), tmp_path)
+    assert checked["each value of its options can be built"].note == "no further values to try"
 
 
 def test_importing_the_checks_does_not_import_torch() -> None:

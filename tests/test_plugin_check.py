@@ -87,7 +87,8 @@ BROKEN_DATASETS = {
         {'sorted(root.glob("*.npy"))': 'sorted(root.glob("*.npy"))[:: next(step)]',
          READ: f"\nstep = iter([1, -1] * 9)\n{READ}"},
         {"two readings give the same cases":
-         "case 1 is '0' in the first and '2' in the second: sort the files that you list"},
+         "case 1 is '0' in the first and '2' in the second: let the order depend on the "
+         "files alone: sort them, and draw nothing"},
     ),
     "key": (
         {"key=path.stem": 'key="x"'},
@@ -95,11 +96,37 @@ BROKEN_DATASETS = {
     ),
     "label": (
         {"label=number % 2": "label=number"},
-        {"each case has a valid label, patient and spacing": "case '2' has label 2"},
+        {"each case has a valid label, patient and spacing": "case '2' has label 2: expected an "
+         "index into ['a', 'b']: labels count from 0 in the order of classes"},
     ),
     "pixels": (
         {IMAGE: f"{IMAGE} * np.float32('nan')"},
-        {"each image is finite float32": "case '0' has pixels that are not finite"},
+        {"each image is finite float32": "case '0' has pixels that are not finite: give "
+         "Unusable, or another value"},
+    ),
+    "bytes": (
+        {IMAGE: f"{IMAGE}.astype(np.uint8)"},
+        {"each image is finite float32": "not a float32 array but one of uint8: convert it with "
+         "image.astype(np.float32)"},
+    ),
+    "text": (
+        {"label=number % 2": "label='a'"},
+        {"each case has a valid label, patient and spacing": "has label 'a': expected an index "
+         "into ['a', 'b']: labels count from 0 in the order of classes"},
+    ),
+    "exit": (
+        {IMAGE: "    raise SystemExit(3)"},
+        {"each image is finite float32":
+         "raised SystemExit: 3: only commands may end the process"},
+    ),
+    "prints in read": (
+        {READ: "\n\ndef read(root, options):\n    print('one\\ntwo')\n    yield from cases(root)\n"
+         "\n\ndef cases(", "root, options):\n    for": "root):\n    for"},
+        {"reading prints nothing": "reading printed 'one': every command that reads data would"},
+    ),
+    "prints in load": (
+        {IMAGE: f"    print(path.name)\n{IMAGE}"},
+        {"reading prints nothing": "reading printed '0.npy': every command"},
     ),
     "threads": (
         {IMAGE: SHARED, "from functools": "import time\nfrom functools"},
@@ -121,7 +148,7 @@ BROKEN_DATASETS = {
             "each cause of unusable cases has one reason": "the reason of '0-b' names the case",
             "source names the files of each image": "the image of '0' opens ",
             "reading changes nothing in the process": "reading changed NumPy's handling of float",
-            "reading writes nothing into its folder": "reading wrote ",
+            "reading writes nothing into its folder": ": write into a temporary folder",
         },
     ),
 }  # fmt: skip
@@ -264,7 +291,7 @@ def refusing(datasets: Any, settings: Any) -> list[Any]:
     ("plan", "words"),
     [
         (drawing, "round 1 has another hyperparameters when it is asked again"),
-        (drawing, "it changes the seed of Python's random numbers"),
+        (drawing, "it draws random numbers: a plan must depend on its arguments"),
         (reading, f"it opens {__file__}"),
         (popping, "it changes the list of datasets"),
         (refusing, "it refuses every number of datasets: 1 refused: no datasets, please"),
@@ -273,6 +300,8 @@ def refusing(datasets: Any, settings: Any) -> list[Any]:
         (lambda datasets, settings: rounds(datasets[:1], settings),
          "no round trains on 'second', the last of first, second, which is the target"),
         (lambda datasets, settings: datasets["x"], "TypeError"),
+        (lambda datasets, settings: sys.exit(3),
+         "raised SystemExit: 3: only commands may end the process"),
     ],
 )  # fmt: skip
 def test_a_broken_strategy_is_described(plan: Callable[..., Any], words: str) -> None:
@@ -522,6 +551,15 @@ def test_a_plugin_that_ends_the_process_is_described(tmp_path: Path) -> None:
     imported, loaded = found.values()
     assert "the import ended the process with status 7" in imported
     assert "the process of the check ended here (exit status 7)" in loaded
+
+
+def test_a_missing_package_is_said_once_with_what_to_do(tmp_path: Path) -> None:
+    module = tmp_path / "tp_missing.py"
+    module.write_text("import no_such_package\n")
+    assert faults(check_plugin(module)) == {
+        "can be imported, and its hooks are valid": "ModuleNotFoundError: No module named "
+        "'no_such_package': install it, or add it to the plugin's dependencies"
+    }
 
 
 @pytest.mark.parametrize(

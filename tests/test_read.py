@@ -187,9 +187,16 @@ def test_a_bug_in_a_function_stays_a_bug(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        (None, "an image that is not a float32 array"),
-        (IMAGE.astype(np.float64), "an image that is not a float32 array"),
-        (np.full((3, 4), np.nan, dtype=np.float32), "pixels that are not finite"),
+        (None, "an image that is not a float32 array but NoneType: give a NumPy array"),
+        (
+            IMAGE.astype(np.float64),
+            "an image that is not a float32 array but one of float64: convert it with "
+            "image.astype(np.float32)",
+        ),
+        (
+            np.full((3, 4), np.nan, dtype=np.float32),
+            "pixels that are not finite: give Unusable, or another value",
+        ),
         (IMAGE[:2], "its centre (2.0, 1.0) outside its image (2, 4)"),
     ],
 )

@@ -333,7 +333,8 @@ def _metadata_fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
     label = sample.label
     if label is not None and not is_label(label, adapter):
         expected = {
-            "classification": f"an index into {list(adapter.classes)}",
+            "classification": f"an index into {list(adapter.classes)}: labels count from 0 in the "
+            "order of classes",
             "regression": f"a number, {ORDINARY}",
             "multilabel": "a tuple with 0, 1 or None (unknown) for each of "
             f"{list(adapter.classes)}, not None for all of them (then None alone)",
@@ -384,11 +385,17 @@ def _name_fault(sample: Sample) -> str | None:
 def _pixel_fault(sample: Sample, image: object) -> str | None:
     """Return how a sample's image violates the rules of `Sample`, or None."""
     if not isinstance(image, np.ndarray) or image.dtype != np.float32:
-        return "has an image that is not a float32 array"
+        if not isinstance(image, np.ndarray):
+            kind = type(image).__name__
+            return f"has an image that is not a float32 array but {kind}: give a NumPy array"
+        return (
+            f"has an image that is not a float32 array but one of {image.dtype}: convert it with "
+            "image.astype(np.float32)"
+        )
     if image.ndim not in (2, 3) or 0 in image.shape:
         return f"has an image of shape {image.shape}: (channels, height, width) is expected"
     if (~np.isfinite(image)).any():  # of the pixels that are not masked
-        return "has pixels that are not finite"
+        return "has pixels that are not finite: give Unusable, or another value"
     if sample.centre is not None:
         in_image = all(
             -0.5 <= at <= size - 0.5

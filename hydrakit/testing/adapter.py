@@ -228,8 +228,8 @@ def difference_of(
     ):
         if one != other:
             return (
-                f"case {number} is {one!r} in the first and {other!r} in the second: sort the "
-                "files that you list"
+                f"case {number} is {one!r} in the first and {other!r} in the second: let the order "
+                "depend on the files alone: sort them, and draw nothing"
             )
         if set(fields_of_one) != set(fields_of_other):
             return f"case {one!r} is usable in one of them only"

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +28,7 @@ from hydrakit.testing.adapter import (
     report_of,
     require_same,
 )
-from hydrakit.testing.properties import Property, PropertySkipped
+from hydrakit.testing.properties import Property, PropertySkipped, describe_exit
 
 THREADS = 4
 TOO_FEW = "use the folder of all data, or at least ten patients of each class"
@@ -74,12 +76,22 @@ class DatasetSubject:
         cases: list[ReadCase] = []
         changed: list[str] = []
         error: Exception | None = None
-        with using_cache(self.folder / "cache-1"), restored(changed.extend):
+        # A file, since what is read may need its number, such as for the output of a program.
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as output,
+            using_cache(self.folder / "cache-1"),
+            redirect_stdout(output),
+            restored(changed.extend),
+        ):
             try:
                 cases.extend(reader)
+            except SystemExit as ended:
+                error = AssertionError(describe_exit(ended))
             except Exception as failed:
                 error = failed
-        return FirstReading(cases, error, reader.stage, changed, before)
+            output.seek(0)
+            printed = output.read()
+        return FirstReading(cases, error, reader.stage, changed, before, printed)
 
     @cached_property
     def other(self) -> OtherReadings:
@@ -120,6 +132,8 @@ class DatasetSubject:
             try:
                 reader = CaseReader(self.adapter, self.present_root, self.options, threads=threads)
                 return list(reader)
+            except SystemExit as ended:
+                return AssertionError(describe_exit(ended))
             except Exception as error:
                 return error
 
@@ -155,6 +169,7 @@ class FirstReading:
         stage: What was being read then; see `CaseReader`.
         changed: What the reading changed in the process.
         before: State of the files before it.
+        printed: What it wrote to standard output.
     """
 
     cases: list[ReadCase]
@@ -162,6 +177,7 @@ class FirstReading:
     stage: str
     changed: list[str]
     before: dict[str, tuple[int, int]]
+    printed: str
 
 
 @dataclass(frozen=True)
@@ -322,6 +338,16 @@ def _changes_nothing(subject: DatasetSubject) -> str:
     return ""
 
 
+def _prints_nothing(subject: DatasetSubject) -> str:
+    printed = subject.first.printed
+    first = next((line for line in printed.splitlines() if line.strip()), "")
+    assert not printed, (
+        f"reading printed {one_line(first, 80)!r}: every command that reads data would print it; "
+        "remove it"
+    )
+    return ""
+
+
 def _writes_nothing(subject: DatasetSubject) -> str:
     before = subject.first.before
     if not subject.first.error:
@@ -337,8 +363,8 @@ def _writes_nothing(subject: DatasetSubject) -> str:
     ]
     more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
     assert not changed, (
-        f"reading {changed[0]}{more}: a dataset may be read-only or shared; write below "
-        "`hydrakit.storage.paths.cache_folder()`"
+        f"reading {changed[0]}{more}: a dataset may be read-only or shared: write into a "
+        "temporary folder"
     )
     return ""
 
@@ -374,6 +400,7 @@ DATASET_PROPERTIES = (
     Property("another process at the same time reads the same cases", _reads_in_processes),
     Property("source names the files of each image", _names_its_sources),
     Property("reading changes nothing in the process", _changes_nothing),
+    Property("reading prints nothing", _prints_nothing),
     Property("reading writes nothing into its folder", _writes_nothing),
     Property("the checks for leaks pass (`datasets check`)", _passes_the_leak_gate),
 )

@@ -18,6 +18,7 @@ from hydrakit.errors import HydrakitError, one_line
 from hydrakit.plugins.guard import describe_error
 from hydrakit.plugins.process_state import restored
 from hydrakit.plugins.registry import components_of
+from hydrakit.testing.properties import describe_exit
 
 # What every command imports before the plugins; it is not the plugin's.
 PROGRAM = "import hydrakit.cli, hydrakit.testing.fresh_import as it; it.main()"
@@ -42,8 +43,10 @@ def main() -> None:
                 components_of(module)
             except HydrakitError as broken:
                 error = str(broken)
+            except SystemExit as broken:
+                error = describe_exit(broken)
             except BaseException as broken:
-                error = describe_error(broken)
+                error = describe_error(broken) + _remedy(broken, _top_level(module))
             seconds = time.perf_counter() - started
             _mark(END)
     top = sys.modules.get(_top_level(module))
@@ -63,6 +66,14 @@ def main() -> None:
 def _mark(text: str) -> None:
     sys.stdout.flush()
     print(f"\n{text}", file=sys.stderr, flush=True)
+
+
+def _remedy(error: BaseException, own: str) -> str:
+    """What to do about a package that is not installed; empty for other errors."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is None or _top_level(missing) in (own, "hydrakit"):
+        return ""
+    return ": install it, or add it to the plugin's dependencies"
 
 
 def _top_level(module: str) -> str:

@@ -158,6 +158,13 @@ class ImportSubject:
             raise PropertySkipped("it cannot be imported")
         return result
 
+    def says(self, error: str) -> bool:
+        """Whether the fault of the import already has the text of an error."""
+        try:
+            return error in (self.result.error or "")
+        except AssertionError:  # it ended the process
+            return False
+
 
 def _is_plugin(subject: ImportSubject) -> str:
     error = subject.result.error

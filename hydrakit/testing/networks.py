@@ -26,7 +26,7 @@ from hydrakit.compute.devices import Compute
 from hydrakit.compute.modules import count_parameters, is_dropout, output_of, set_dropout
 from hydrakit.data.load import LoadedDataset, load
 from hydrakit.data.prepared.prepare import prepare
-from hydrakit.errors import HydrakitError, PlanError, one_line
+from hydrakit.errors import HydrakitError, PlanError, WeightsError, one_line
 from hydrakit.export.model import export_model
 from hydrakit.export.programs import check_onnx_installed
 from hydrakit.hooks import BodyFactory, FieldOfView, HeadFactory, OptionValue, Task
@@ -66,6 +66,7 @@ OUTPUTS: Mapping[Task, tuple[int, ...]] = {
 CHANNELS = (1, 3)
 DATASETS = ("first", "second")
 CASES = 4  # of a batch
+MANY, LARGE = 64, 100.0  # cases, and a factor of their features, that show a softmax or sigmoid
 TRAINING, VALIDATION = 8, 4  # cases of the synthetic dataset
 BUILDS = 4  # that are compared with each other
 STEPS = 3  # within which each weight must get a gradient: it may wait for one that begins at 0
@@ -122,7 +123,7 @@ class NetworkSubject:
         """Whether it can be built at all; else nothing more can be checked."""
         try:
             self.build()
-        except Exception:  # the first property says which
+        except (Exception, SystemExit):  # the first property says which
             return False
         return True
 
@@ -363,6 +364,8 @@ def _choices(subject: NetworkSubject) -> str:
                 raise AssertionError(f"with {text}: {_said(error)}") from error
             else:
                 built += 1
+    if not (built or refused):
+        return "no further values to try"
     return "; ".join([f"further values: {built}", *refused])
 
 
@@ -461,6 +464,39 @@ def _finite_outputs(subject: NetworkSubject) -> str:
         assert output.dtype == torch.float32, f"{where} it returns {kind}: float32 is expected"
         assert output.isfinite().all(), f"{where} its {subject.outputs_are} are not finite"
     return ""
+
+
+def _returns_logits(subject: NetworkSubject) -> str:
+    """Constant outputs, as of weights that begin at 0, are not named: they may be anything."""
+    tasks = subject.factory.tasks if isinstance(subject.factory, HeadFactory) else ()
+    task = next((each for each in ("classification", "multilabel") if each in tasks), None)
+    if task is None:
+        raise PropertySkipped("it is for numbers only")
+    large = LARGE * subject.inputs(MANY, seed=1)
+    for count in OUTPUTS[task]:
+        try:
+            module = subject.build(outputs=count)
+        except PlanError:  # its sizes are checked apart
+            continue
+        usual = subject.evaluated(module, subject.inputs(MANY))
+        assert count < 2 or not _sum_to_one(usual), (
+            "outputs are probabilities: return logits, without softmax"
+        )
+        assert count < 2 or not _sum_to_one(usual.exp()), (
+            "outputs are logarithms of probabilities: return logits, without log_softmax"
+        )
+        squashed = subject.evaluated(module, large)
+        low, high = float(squashed.min()), float(squashed.max())
+        assert not (0 <= low < 0.1 and 0.9 < high <= 1), (
+            "all outputs are between 0 and 1, as probabilities: return logits, without sigmoid"
+        )
+    return ""
+
+
+def _sum_to_one(outputs: Tensor) -> bool:
+    """Whether the outputs of each case are probabilities of classes."""
+    sums = outputs.sum(dim=1)
+    return bool((outputs >= 0).all() and ((sums - 1).abs() < 1e-4).all())
 
 
 def _independent_cases(subject: NetworkSubject) -> str:
@@ -619,7 +655,13 @@ def _saved(subject: NetworkSubject) -> str:
     module, inputs = subject.trained("all"), subject.inputs(CASES)
     wanted = subject.evaluated(module, inputs)
     again = subject.build(seed=1)
-    again.load_state_dict(module.state_dict())
+    try:
+        again.load_state_dict(module.state_dict())
+    except RuntimeError as error:
+        raise AssertionError(
+            f"a new one cannot load the tensors of the trained one ({one_line(str(error), 300)}): "
+            "let each build have the same parameters and buffers, and add none later"
+        ) from error
     assert torch.equal(subject.evaluated(again, inputs), wanted), (
         f"with the same tensors, a new one gives other {subject.outputs_are} than the trained one: "
         "what training changes must be in parameters or buffers (register_buffer)"
@@ -657,8 +699,15 @@ def _resumed(subject: NetworkSubject) -> str:
     wanted = subject.trained(train)
     with suppress(_StopError):
         subject.trained(train, checkpointer=Checkpointer(path, interval=0), on_epoch=stop)
-    resumed = subject.trained(train, checkpointer=Checkpointer(path))
-    path.unlink()
+    try:
+        resumed = subject.trained(train, checkpointer=Checkpointer(path))
+    except WeightsError as error:  # its text is about a file of a user
+        raise AssertionError(
+            "stopped after an epoch, it cannot be resumed: a new one has other tensors than the "
+            "trained one: let each build have the same parameters and buffers, and add none later"
+        ) from error
+    finally:
+        path.unlink()
     changed = _different(_state(wanted), _state(resumed))
     assert not changed, (
         f"stopped after an epoch and resumed, it ends with other {_names(changed)}: what training "
@@ -797,6 +846,7 @@ _IN_TRAINING = (
 HEAD_PROPERTIES: tuple[Property[NetworkSubject], ...] = _properties(
     ("all numbers of features and outputs can be built", _sizes_of_head),
     *_BEFORE_TRAINING,
+    ("outputs are logits, not probabilities", _returns_logits),
     *_IN_TRAINING,
 )
 """What a head must be and do; each property gets a `NetworkSubject`."""

@@ -236,7 +236,7 @@ class PluginChecks:
             of=begun["of"],
             name=begun["name"],
             fault=f"the process of the check ended here ({_describe_exit(process.wait())}): what "
-            "it printed says why",
+            "it printed, if anything, says why; only commands may end the process",
         )
 
     def _environment(self, folder: Path) -> dict[str, str]:

@@ -67,10 +67,17 @@ def check_properties(
             yield CheckedProperty(of=of, name=each.name, note=str(reason), skipped=True)
         except (AssertionError, HydrakitError) as error:
             yield CheckedProperty(of=of, name=each.name, fault=one_line(str(error)))
+        except SystemExit as error:
+            yield CheckedProperty(of=of, name=each.name, fault=describe_exit(error))
         except Exception as error:
             yield CheckedProperty(of=of, name=each.name, fault=describe_error(error))
         else:
             yield CheckedProperty(of=of, name=each.name, note=note)
+
+
+def describe_exit(error: SystemExit) -> str:
+    """The fault of a component that calls ``sys.exit``, on one line."""
+    return f"raised {describe_error(error)}: only commands may end the process"
 
 
 def require(checked: Iterable[CheckedProperty]) -> list[CheckedProperty]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hydrakit.errors import HydrakitError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, SequenceStrategy, Settings
 from hydrakit.plugins.guard import describe_error
-from hydrakit.plugins.process_state import restored
+from hydrakit.plugins.process_state import SEEDS, restored
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.testing.opened import opened_files
 from hydrakit.testing.properties import (
@@ -165,6 +165,8 @@ def _only_describes(subject: StrategySubject) -> str:
     with restored(changed.extend, seeds=True), opened_files() as opened:
         subject.plan(names)
     assert not opened, f"it opens {opened[0]}: a plan must depend on its arguments alone"
+    drawn = {part.name for part in SEEDS}.intersection(changed)
+    assert not drawn, "it draws random numbers: a plan must depend on its arguments alone"
     assert not changed, (
         f"it changes {', '.join(changed)}: a plan must depend on its arguments alone"
     )

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -37,7 +37,10 @@ from hydrakit.plugins.registry import (
     load_plugins,
 )
 from hydrakit.storage.paths import root_of
-from hydrakit.testing.properties import Property, check_properties
+from hydrakit.testing.properties import Property, PropertySkipped, check_properties
+
+if TYPE_CHECKING:
+    from hydrakit.testing.imports import ImportSubject
 
 Group = tuple[str, Any, Iterable[Property[Any]]]
 """What is checked, in words; the subject; its properties."""
@@ -72,8 +75,9 @@ def _groups(module: str, data: Path | None, folder: Path) -> Iterator[Group]:
     from hydrakit.testing.imports import IMPORT_PROPERTIES, ImportSubject
 
     plugin = next(each for each in installed_plugins() if each.module == module)
-    yield f"plugin {plugin.name!r}", ImportSubject(module, folder), IMPORT_PROPERTIES
-    loaded = _LoadedPlugin(module, data)
+    imported = ImportSubject(module, folder)
+    yield f"plugin {plugin.name!r}", imported, IMPORT_PROPERTIES
+    loaded = _LoadedPlugin(module, data, imported)
     yield f"plugin {plugin.name!r}", loaded, LOADED_PROPERTIES
     if loaded.record.error or loaded.record.disabled:
         return
@@ -97,10 +101,12 @@ class _LoadedPlugin:
     Attributes:
         module: Module that its entry point names.
         data: Folder with one folder per dataset; None for no data.
+        imported: Its import, whose error is not said twice.
     """
 
     module: str
     data: Path | None
+    imported: ImportSubject
 
     @cached_property
     def plugins(self) -> Plugins:
@@ -116,6 +122,8 @@ class _LoadedPlugin:
 def _is_valid(loaded: _LoadedPlugin) -> str:
     record = loaded.record
     assert not record.disabled, "it is disabled: leave out `--no-plugin` and $HYDRAKIT_NO_PLUGINS"
+    if record.error and loaded.imported.says(record.error):
+        raise PropertySkipped("it cannot be imported")
     assert not record.error, record.error
     return ", ".join(f"{kind} {name}" for kind, names in record.offers.items() for name in names)
 
