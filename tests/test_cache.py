@@ -208,6 +208,24 @@ def test_files_that_are_not_of_hydrakit_and_links_stay(cache: Path, tmp_path: Pa
     assert (cache / "linked-0123456789abcdef").is_symlink()
 
 
+def test_litter_of_file_browsers_is_ignored_and_goes_with_its_folder(cache: Path) -> None:
+    items = list_cache(cache)
+    (alpha,) = cache.glob("alpha-*")
+    (beta,) = cache.glob("beta-*")
+    for folder in (cache, cache / "dicom", alpha):
+        (folder / ".DS_Store").write_bytes(b"litter")
+    (beta / "Thumbs.db").write_bytes(b"litter")
+    assert list_cache(cache) == items
+    (beta / "photo.png").touch()  # any other file keeps a folder
+    call(cache, "clean", "--all", "--yes")
+    assert not alpha.exists()
+    assert (beta / "Thumbs.db").exists()
+    (beta / "photo.png").unlink()
+    call(cache, "clean", "--all", "--yes")
+    assert not beta.exists()
+    assert list_cache(cache).others == 0  # a cache with litter alone is an empty one
+
+
 def test_what_killed_processes_left_is_removed(cache: Path) -> None:
     for name in (".alpha-0123456789abcdef.0123456789abcdef", ".copies.json.0123456789abcdef"):
         path = cache / name

@@ -200,6 +200,76 @@ def test_a_folder_that_cannot_be_written_stops_runs(
     assert "a run would fail here" in result.stdout
 
 
+def marked(record: dict[str, Any]) -> list[str]:
+    return [each["name"] for each in record["checks"] if each["stops_runs"]]
+
+
+@pytest.fixture
+def in_the_way(tmp_path: Path) -> Path:
+    """A folder with a file, a link to itself and a link to nothing."""
+    (tmp_path / "afile").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dang").symlink_to("nowhere")
+    return tmp_path
+
+
+WRONG = [
+    ("afile", "afile is no folder"),
+    ("afile/x/y", "afile is no folder"),
+    ("loop", "symbolic links"),
+    ("loop/x", "symbolic links"),
+    ("dang", "dang is a link whose target does not exist"),
+    ("dang/x", "dang is a link whose target does not exist"),
+    pytest.param(os.devnull, "is no folder", marks=pytest.mark.skipif(os.name == "nt", reason="")),
+    ("x" * 300, "too long"),
+    ("new/" + "x" * 300, "too long"),
+    ("x" * 5000, "too long"),
+]
+
+
+@pytest.mark.parametrize(("path", "why"), WRONG)
+def test_a_path_for_runs_that_cannot_become_a_folder_stops_them(
+    in_the_way: Path, path: str, why: str
+) -> None:
+    before = sorted(in_the_way.iterdir())
+    options = ("--out", in_the_way / path, "--cache", in_the_way / "cache")
+    record = json.loads(call(*options, "--json", status=1).stdout)
+    assert marked(record) == ["folder for runs"]
+    (found,) = (each for each in record["checks"] if each["name"] == "folder for runs")
+    assert why in found["value"]
+    assert found["remedy"] == "choose another folder with `--out`"
+    names = [each["name"] for each in record["checks"]]
+    assert names.index("space for runs") < names.index("cache") < names.index("plugins")
+    text = call(*options, status=1).stdout
+    assert text.count("!! ") == 1
+    assert max(map(len, text.splitlines())) < 600
+    assert sorted(in_the_way.iterdir()) == before
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+@pytest.mark.parametrize(("path", "why"), WRONG)
+def test_a_cache_that_cannot_become_a_folder_stops_runs(
+    in_the_way: Path, monkeypatch: pytest.MonkeyPatch, path: str, why: str, by_variable: bool
+) -> None:
+    if by_variable:
+        monkeypatch.setenv("HYDRAKIT_CACHE", str(in_the_way / path))
+    options = () if by_variable else ("--cache", in_the_way / path)
+    record = json.loads(call("--out", in_the_way, *options, "--json", status=1).stdout)
+    assert marked(record) == ["cache"]
+    (found,) = (each for each in record["checks"] if each["name"] == "cache")
+    assert why in found["value"]
+    assert "`" not in found["value"]  # the remedy is told once
+    assert found["remedy"] == "choose another folder with `--cache` or $HYDRAKIT_CACHE"
+    assert record["checks"][-1]["name"] == "plugins"
+
+
+def test_links_to_folders_and_folders_to_be_made_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    call("--out", tmp_path / "link" / "a" / "b", "--cache", tmp_path / "link")
+    assert list((tmp_path / "real").iterdir()) == []
+
+
 def test_a_full_disk_stops_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     for free, remedy, stops in ((10, True, True), (10**8, True, False), (10**11, False, False)):

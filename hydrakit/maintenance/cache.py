@@ -1,8 +1,8 @@
 """What the cache folder holds, and its removal. Everything there can be made again.
 
 Only files that hydrakit itself writes there are listed and removed, recognised by their names; a
-folder counts as prepared data if nothing else lies in it, and no link. What a process prepares or
-reads is locked, and stays.
+folder counts as prepared data if nothing else lies in it, and no link. Files that macOS and Windows
+leave in any folder (`LITTER`) do not count. What a process prepares or reads is locked, and stays.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ Kind = Literal["prepared data", "DICOM headers", "copies of images", "log", "nam
 
 LEFT_SECONDS = 3600
 """Age of a temporary file that no process writes any more."""
+
+LITTER = (".DS_Store", "Thumbs.db")
+"""Names of files that programs for browsing folders leave there: they go with the folder."""
 
 _PREPARED = re.compile(r"([a-z0-9][a-z0-9_-]{0,63})-[0-9a-f]{16}")
 _IN_PREPARED = re.compile(
@@ -107,7 +110,7 @@ def list_cache(folder: Path) -> CacheContents:
         PlanError: It cannot be listed, or is not a cache of hydrakit.
     """
     try:
-        names = sorted(entry.name for entry in os.scandir(folder))
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.name not in LITTER)
     except FileNotFoundError:
         return CacheContents(folder=str(folder))
     except OSError as error:
@@ -220,12 +223,12 @@ def _item(folder: Path, name: str) -> CacheItem | None:
 
 
 def _files(folder: Path) -> list[Path] | None:
-    """The files of a folder; None if it holds anything else, such as a link or a folder."""
+    """The files of a folder but `LITTER`; None if it holds anything else, as a link or a folder."""
     with os.scandir(folder) as found:
         entries = list(found)
     if not all(entry.is_file(follow_symlinks=False) for entry in entries):
         return None
-    return [Path(entry.path) for entry in entries]
+    return [Path(entry.path) for entry in entries if entry.name not in LITTER]
 
 
 def _of_files(

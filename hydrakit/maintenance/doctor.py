@@ -5,11 +5,13 @@ Nothing is changed: what is tried in a folder is tried in a temporary folder, wh
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -49,6 +51,9 @@ LITTLE_SPACE = 1_000_000_000
 
 TOO_LITTLE_SPACE = 50_000_000
 """Free bytes below which a short run would fail."""
+
+LONGEST_PATH = 500
+"""Characters of a path that are shown."""
 
 SLOW_PLUGIN = 300
 """Milliseconds of the import of a plugin that are too many: each command waits for them."""
@@ -350,18 +355,40 @@ def _codecs() -> MachineCheck:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    folder = folder.absolute()
-    while not folder.is_dir() and folder.parent != folder:
-        folder = folder.parent
-    return folder
+    """The folder, or the nearest one above it that exists.
+
+    Raises:
+        OSError: The folder cannot be made, since something that is no folder is in its way, or a
+            name is too long.
+    """
+    place, absent = folder.absolute(), []
+    while True:
+        try:
+            mode = place.stat().st_mode
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            if place.is_symlink():
+                text = f"{short(place)} is a link whose target does not exist"
+                raise FileExistsError(errno.EEXIST, text) from None
+            if place == place.parent:
+                raise
+        absent.append(place.name)
+        place = place.parent
+    if not stat.S_ISDIR(mode):
+        raise NotADirectoryError(errno.ENOTDIR, f"{short(place)} is no folder")
+    for name in absent:
+        with suppress(FileNotFoundError):
+            (place / name).lstat()  # tells whether the name is too long
+    return place
 
 
 def short(path: Path) -> str:
-    """A path as text, with ``~`` for the home folder."""
+    """A path as text, with ``~`` for the home folder; a long one is cut."""
+    path = path.absolute()
     with suppress(RuntimeError, ValueError):
-        return str(Path("~") / path.absolute().relative_to(Path.home()))
-    return str(path.absolute())
+        path = Path("~") / path.relative_to(Path.home())
+    text = str(path)
+    return text if len(text) <= LONGEST_PATH else f"{text[:LONGEST_PATH]}..."
 
 
 def file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
@@ -385,7 +412,16 @@ def file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> st
 
 def _folder(out: Path) -> Iterator[MachineCheck]:
     """Whether a folder can hold runs: locks, hard links, renames and flushing are tried there."""
-    place = _existing(out)
+    try:
+        place = _existing(out)
+    except OSError as error:
+        yield MachineCheck(
+            name="folder for runs",
+            value=f"{short(out)}: cannot be used ({reason(error)})",
+            remedy="choose another folder with `--out`",
+            stops_runs=True,
+        )
+        return
     kind = file_system(place)
     where = f"{short(out)}{f' ({kind})' if kind else ''}"
     remedy = "choose a folder on another disk with `--out`"
@@ -453,11 +489,11 @@ def _tried(folder: Path) -> tuple[dict[str, bool], float]:
 
 def _space(name: str, folder: Path, option: str) -> MachineCheck:
     """Free space of the disk that a folder is on, or will be."""
-    place = _existing(folder)
     try:
+        place = _existing(folder)
         usage = shutil.disk_usage(place)
     except OSError as error:
-        return MachineCheck(name=name, value=f"{short(folder)}: unknown ({reason(error)})")
+        return MachineCheck(name=name, value=f"unknown ({reason(error)})")
     no_files = hasattr(os, "statvfs") and _no_files_left(place)
     too_little = usage.free < TOO_LITTLE_SPACE or no_files
     value = f"{size_text(usage.free)} of {size_text(usage.total)} free"
@@ -479,11 +515,12 @@ def _no_files_left(folder: Path) -> bool:
 
 def _cache(folder: Path) -> Iterator[MachineCheck]:
     """The cache: what it holds, whether it can be written, and the free space of its disk."""
-    place = _existing(folder)
-    kind = file_system(place)
-    where = f"{short(folder)}{f' ({kind})' if kind else ''}"
+    where = short(folder)
     option = "`--cache` or $HYDRAKIT_CACHE"
     try:
+        place = _existing(folder)
+        kind = file_system(place)
+        where += f" ({kind})" if kind else ""
         with tempfile.TemporaryDirectory(prefix=".hydrakit-doctor-", dir=place):
             pass
         contents = list_cache(folder)
