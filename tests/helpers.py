@@ -292,7 +292,12 @@ def load_dataset(
 
 
 def new_network(
-    *, classes: int = 2, seed: int = 0, device: str = "cpu", dropout: float = 0.0
+    *,
+    classes: int = 2,
+    seed: int = 0,
+    device: str = "cpu",
+    dropout: float = 0.0,
+    channels: int = 1,
 ) -> tuple[PaperBody, nn.Module]:
     """A body and an ``mlp`` head of it, whose batch-norm statistics have moved from 0 and 1."""
     import torch
@@ -301,8 +306,8 @@ def new_network(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = PaperBody(BODY, in_channels=1, dropout=dropout)
-        body(torch.randn(8, 1, BODY.patch, BODY.patch))
+        body = PaperBody(BODY, in_channels=channels, dropout=dropout)
+        body(torch.randn(8, channels, BODY.patch, BODY.patch))
         head = heads.build_mlp(BODY.features, classes)
     return body.to(device), head.to(device)
 

@@ -33,6 +33,7 @@ from hydrakit.export.graph import ExportedNetwork, left_out_views, with_mirrored
 from hydrakit.export.model import export_model
 from hydrakit.hooks import FieldOfView, HeadFactory, Window
 from hydrakit.models.bodies import hydrakit_body_factories
+from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import hydrakit_head_factories
 from hydrakit.plan.decision import Calibration, Decision, Threshold
 from hydrakit.plan.grey import GreyValues
@@ -65,7 +66,8 @@ def write_model(folder: Path, *greys: GreyValues, outputs: int = 2, **changes: A
     for number, grey in enumerate(greys or (GreyValues(),), start=1):
         home = folder if number == 1 else folder / "members" / str(number)
         (home / "heads").mkdir(parents=True)
-        body, head = new_network(classes=outputs, seed=number)
+        channels = changes.get("channels", 1)
+        body, head = new_network(classes=outputs, seed=number, channels=channels)
         _spread(body, head)
         weights.save_body(home / "body.safetensors", body)
         scale = changes.get("scales", [None] * number)[number - 1]
@@ -78,7 +80,7 @@ def write_model(folder: Path, *greys: GreyValues, outputs: int = 2, **changes: A
             factory="mlp",
             preprocessing=weights.Preprocessing(
                 patch=BODY.patch,
-                channels=1,
+                channels=channels,
                 field_of_view=changes.get("view", FieldOfView(share=1.0)),
                 normalisation=str(grey),
                 grey_values=grey,
@@ -92,10 +94,11 @@ def write_model(folder: Path, *greys: GreyValues, outputs: int = 2, **changes: A
     return folder
 
 
-def _spread(body: nn.Module, head: nn.Module) -> None:
+def _spread(body: PaperBody, head: nn.Module) -> None:
     """Give the outputs of new networks the mean 0 and the standard deviation 1 on noise."""
     weight, bias = head.get_parameter("logits.weight"), head.get_parameter("logits.bias")
-    noise = torch.randn(64, 1, BODY.patch, BODY.patch, generator=torch.Generator().manual_seed(1))
+    shape = (64, body.in_channels, BODY.patch, BODY.patch)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         outputs = head.eval()(body.eval()(noise))
         deviation = outputs.std(dim=0)
@@ -239,6 +242,31 @@ def test_the_example_of_the_readme_gives_the_answer_of_the_model(
     assert printed == pytest.approx(wanted.probabilities, abs=TOLERANCE)
     assert "calibration are inside" in readme
     assert "from a probability of 0.25 on, chosen for a sensitivity of 0.9" in readme
+
+
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=needs_onnx), "torchscript"])
+def test_a_file_for_images_of_three_channels_answers_as_the_model(
+    tmp_path: Path, kind: Any
+) -> None:
+    z_scores = GreyValues(normalise="dataset", mean=(10, 0, -5), deviation=(2, 1, 9))
+    views = AveragedViews(count=4, table=MIRRORS)
+    folder = write_model(tmp_path / "model", z_scores, channels=3, views=views)
+    (path, _) = export_model(folder, kind, tmp_path / "out", plugins=plugins()).files[::-1]
+    trained, size = loaded(folder), (3, BODY.patch, BODY.patch)
+    noise = np.random.default_rng(2).normal(size=(5, *size)).astype(np.float32)
+    images = noise * np.float32([2, 1, 9])[:, None, None] + np.float32([10, 0, -5])[:, None, None]
+    patches = np.stack([trained.preprocess(image).numpy() for image in images])
+    if kind == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        found = session.run(None, {programs.INPUT: patches})[0]
+    else:
+        with programs._quiet():
+            found = torch.jit.load(str(path))(torch.from_numpy(patches)).detach().numpy()
+    wanted = [list(each.probabilities.values()) for each in trained.predict(list(images))]
+    np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
+    assert np.ptp(found, axis=0).min() > 0.05  # the images are not all alike
 
 
 @needs_onnx
