@@ -38,8 +38,8 @@ from hydrakit.version import DISTRIBUTION
 
 PROJECT = "pyproject.toml"
 SECONDS_TO_END = 10  # of the process, after its last result
-LIMIT = 300.0
-"""Default seconds that a property may take."""
+LIMIT = 900.0
+"""Default seconds that a property may take; more than those after which a launcher is described."""
 
 
 def check_plugin(
