@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -210,11 +213,18 @@ BROKEN_IMPORT = """
 import random
 import warnings
 
+import click
+from hydrakit.hooks import hookimpl
+
 import slow_thing
 
 print("hello")
 random.seed(3)
 warnings.warn("this is old")
+
+@hookimpl
+def hydrakit_commands():
+    yield click.Command("old")
 """
 
 
@@ -560,6 +570,86 @@ def test_a_missing_package_is_said_once_with_what_to_do(tmp_path: Path) -> None:
         "can be imported, and its hooks are valid": "ModuleNotFoundError: No module named "
         "'no_such_package': install it, or add it to the plugin's dependencies"
     }
+
+
+def test_a_plugin_that_hangs_is_described(tmp_path: Path) -> None:
+    module = tmp_path / "tp_hangs.py"
+    module.write_text("while True:\n    pass\n")
+    (checked,) = check_plugin(module, limit=1)
+    assert checked == CheckedProperty(
+        of="plugin 'tp_hangs'",
+        name="can be imported, and its hooks are valid",
+        fault="had not finished after 1 s: what follows was not checked",
+    )
+
+
+def hanging_check(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
+    """A check that hangs in an import, and the processes that it has started."""
+    pids = folder / "pids"
+    module = folder / "tp_hangs.py"
+    module.write_text(
+        f"import os, time\nopen({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{os.getppid()}} ')\n"
+        "time.sleep(10000)\n"
+    )
+    command = [sys.executable, "-m", "hydrakit", "plugins", "check", str(module)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8")
+    while not pids.exists() or len(pids.read_text().split()) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    return process, [int(pid) for pid in pids.read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_a_check_that_is_stopped_leaves_no_process(name: str, tmp_path: Path) -> None:
+    process, started = hanging_check(tmp_path)
+    os.kill(process.pid, getattr(signal, name))
+    _, printed = process.communicate(timeout=60)
+    lines = {"SIGTERM": ["hydrakit: stopped by SIGTERM: run the same command again"]}
+    assert printed.splitlines() == lines.get(name, [])
+    until = time.monotonic() + 30
+    while any(map(is_running, started)):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_plugin_that_offers_nothing_is_described(tmp_path: Path) -> None:
+    module = tmp_path / "tp_nothing.py"
+    module.write_text("")
+    (fault,) = faults(check_plugin(module)).items()
+    assert fault[0] == "can be imported, and its hooks are valid"
+    assert fault[1].startswith("offers no component: a hook must be a function of the module that")
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        ('a = "tp_whole"\nb = "tp_whole"', "its entry points 'a' and 'b' name the same module"),
+        ('skin = "tp-whole"', "entry point 'skin' names 'tp-whole', which is no module"),
+        ('skin = "tp_whole:x y"', "entry point 'skin' names 'tp_whole:x y', which is no module"),
+        ('skin = ""', "entry point 'skin' names '', which is no module"),
+    ],
+)
+def test_wrong_entry_points_are_refused(points: str, words: str, project: Path) -> None:
+    (project / "pyproject.toml").write_text(PROJECT.replace('whole = "tp_whole"', points))
+    with pytest.raises(PluginError) as raised:
+        check_plugin(project)
+    assert words in str(raised.value)
+
+
+def test_results_are_under_the_plugin_that_was_asked_for(install: Install, project: Path) -> None:
+    install("a-first", "tp_whole", None, entry="a")
+    (project / "src" / "tp_whole.py").write_text("")
+    checked = check_plugin(project)
+    assert {each.of for each in checked} == {"plugin 'whole'"}
 
 
 @pytest.mark.parametrize(

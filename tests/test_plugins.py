@@ -350,8 +350,11 @@ def test_a_distribution_with_broken_metadata_is_told(
 
 def test_an_entry_point_that_names_nothing_importable_is_told(install: Install) -> None:
     info = install("nonsense", "tp_nonsense", None)
-    (info / "entry_points.txt").write_text("[hydrakit]\nnonsense = not a module!\n")
-    assert found(load_plugins(), "not a module!").error
+    (info / "entry_points.txt").write_text("[hydrakit]\nnonsense = not a module!\nempty =\n")
+    for name, value in (("nonsense", "not a module!"), ("empty", "")):
+        error = found(load_plugins(), value).error
+        assert error is not None
+        assert f"entry point {name!r} names {value!r}, which is no module" in error
 
 
 def test_an_unknown_name_suggests_the_nearest_and_tells_what_is_broken(install: Install) -> None:

@@ -285,12 +285,21 @@ def components_of(module: str) -> Offers:
         module: Module that its entry point names, perhaps with an object in it: ``package:plugin``.
 
     Raises:
-        PluginError: It is no valid plugin.
+        PluginError: It is no valid plugin, or offers nothing.
     """
     manager = pluggy.PluginManager("hydrakit")
     manager.add_hookspecs(hooks)
+    if not _is_module(module):
+        name = next((each.name for each in installed_plugins() if each.module == module), "plugin")
+        refuse_no_module(name, module)
     point = metadata.EntryPoint(name="plugin", value=module, group=hooks.ENTRY_POINT_GROUP)
-    return _collect(point.load(), manager)
+    offers = _collect(point.load(), manager)
+    if not offers:
+        raise PluginError(
+            "offers no component: a hook must be a function of the module that the entry point "
+            "names, marked with @hookimpl, and yield its descriptions"
+        )
+    return offers
 
 
 class _Entry(NamedTuple):
@@ -370,6 +379,7 @@ def _load(
     begun = time.perf_counter()
     try:
         with record.source.running("its import"):
+            refuse_no_module(record.name, record.module)
             plugin = entry.point.load()
             _refuse_other_api(plugin)
             offers = _collect(plugin, manager)
@@ -389,6 +399,30 @@ def _load(
         remember_package(record.source)
     guarded = {key: guard(component, record.source) for key, component in offers.items()}
     return replace(record, offers=names), guarded
+
+
+def refuse_no_module(name: str, value: str) -> None:
+    """Refuse an entry point whose value has not the form of a module, or of an object in one.
+
+    Args:
+        name: Name of the entry point.
+        value: What it names.
+
+    Raises:
+        PluginError: The value has another form.
+    """
+    if not _is_module(value):
+        raise PluginError(
+            f"entry point {name!r} names {value!r}, which is no module: give the name that "
+            "`import` takes"
+        )
+
+
+def _is_module(value: str) -> bool:
+    """Whether an entry point can name this: ``package.module:object [extra]``, for instance."""
+    module, colon, attribute = value.partition("[")[0].partition(":")
+    names = [*module.split("."), *(attribute.split(".") if colon else ())]
+    return all(name.strip().isidentifier() for name in names)
 
 
 def _milliseconds_since(begun: float) -> float:

@@ -3,17 +3,22 @@
 Each plugin is checked in a process of its own (`hydrakit.testing.worker`), so that one that ends
 the process, or changes it, is described like any other. A plugin that is not installed is put on
 the search path of that process, with the entry points that its ``pyproject.toml`` names.
+
+The process leads a process group, which is killed with it: a plugin's import and its jobs run in
+processes that it starts. It also ends, with its group, when this process ends for any reason.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -22,21 +27,31 @@ from pathlib import Path
 from typing import Any
 
 from hydrakit.errors import PluginError, one_line, unknown
-from hydrakit.plugins.registry import DISABLED, PluginRecord, installed_plugins
+from hydrakit.plugins.registry import (
+    DISABLED,
+    PluginRecord,
+    installed_plugins,
+    refuse_no_module,
+)
 from hydrakit.testing.properties import CheckedProperty
 from hydrakit.version import DISTRIBUTION
 
 PROJECT = "pyproject.toml"
 SECONDS_TO_END = 10  # of the process, after its last result
+LIMIT = 900.0
+"""Default seconds that a property may take; more than those after which a launcher is described."""
 
 
-def check_plugin(name_or_path: str | Path, data: Path | None = None) -> list[CheckedProperty]:
+def check_plugin(
+    name_or_path: str | Path, data: Path | None = None, *, limit: float = LIMIT
+) -> list[CheckedProperty]:
     """Check the properties that a plugin and its components must have.
 
     Args:
         name_or_path: Name of the entry point or of the distribution of an installed plugin; or a
             folder with a ``pyproject.toml``, or a module file, that need not be installed.
         data: Folder with one folder per dataset, by name; None skips what needs data.
+        limit: Seconds that a property may take; one that takes longer is missing, and the last.
 
     Returns:
         The properties in the order of the checks, also those that are missing (`require` raises an
@@ -45,11 +60,16 @@ def check_plugin(name_or_path: str | Path, data: Path | None = None) -> list[Che
     Raises:
         PluginError: There is no such plugin, or no such folder of data.
     """
-    return [each for checks in plugin_checks(name_or_path, data) for each in checks]
+    plugins = plugin_checks(name_or_path, data, limit=limit)
+    return [each for checks in plugins for each in checks]
 
 
 def plugin_checks(
-    name_or_path: str | Path | None, data: Path | None = None, disabled: Sequence[str] = ()
+    name_or_path: str | Path | None,
+    data: Path | None = None,
+    disabled: Sequence[str] = (),
+    *,
+    limit: float = LIMIT,
 ) -> list[PluginChecks]:
     """The checks of plugins; iterating over one runs it.
 
@@ -58,6 +78,7 @@ def plugin_checks(
             all if there are none.
         data: Folder with one folder per dataset; None skips what needs data.
         disabled: Names of plugins that are not loaded.
+        limit: Seconds that a property may take.
 
     Raises:
         PluginError: There is no such plugin, or no such folder of data.
@@ -68,7 +89,8 @@ def plugin_checks(
         project = _Project.at(name_or_path)
         if project is not None:
             return [
-                PluginChecks(record, data, tuple(disabled), project) for record in project.records
+                PluginChecks(record, data, tuple(disabled), project, limit)
+                for record in project.records
             ]
     records = installed_plugins()
     if name_or_path is None:
@@ -82,7 +104,7 @@ def plugin_checks(
                 f"{unknown('plugin', str(name_or_path), known)} (see `hydrakit plugins list`; a "
                 "plugin that is not installed is given as a path, such as ./my-plugin)"
             )
-    return [PluginChecks(record, data, tuple(disabled)) for record in records]
+    return [PluginChecks(record, data, tuple(disabled), limit=limit) for record in records]
 
 
 def _canonical(name: str) -> str:
@@ -146,12 +168,22 @@ class _Project:
         records = tuple(
             PluginRecord(
                 name=str(name),
-                module=str(module),
+                module=str(module).strip(),
                 distribution=str(project.get("name") or folder.name),
                 version=str(project.get("version") or "0"),
             )
             for name, module in points.items()
         )
+        for record in records:
+            refuse_no_module(record.name, record.module)
+        by_module: dict[str, PluginRecord] = {}
+        for record in records:
+            first = by_module.setdefault(record.module, record)
+            if first is not record:
+                raise PluginError(
+                    f"{file}: its entry points {first.name!r} and {record.name!r} name the same "
+                    f"module {record.module!r}: remove one"
+                )
         top = records[0].module.partition(":")[0].partition(".")[0]
         for source in (folder / "src", folder):
             if (source / top).is_dir() or (source / f"{top}.py").is_file():
@@ -188,12 +220,14 @@ class PluginChecks:
         data: Folder with one folder per dataset; None for no data.
         disabled: Names of plugins that are not loaded.
         project: Where the plugin is if it is not installed.
+        limit: Seconds that a property may take.
     """
 
     record: PluginRecord
     data: Path | None
     disabled: tuple[str, ...] = ()
     project: _Project | None = None
+    limit: float = LIMIT
 
     def __iter__(self) -> Iterator[CheckedProperty]:
         """Check one property after the other in another process."""
@@ -202,42 +236,56 @@ class PluginChecks:
         ) as name:
             folder = Path(name)
             request = {
+                "name": self.record.name,
                 "module": self.record.module,
                 "data": None if self.data is None else str(self.data.resolve()),
                 "folder": str(folder),
             }
             command = [sys.executable, "-P", "-m", "hydrakit.testing.worker", json.dumps(request)]
-            with subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 env=self._environment(folder),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # its end tells the process that this one has ended
                 stdout=subprocess.PIPE,
                 encoding="utf-8",
-            ) as process:
-                try:
-                    yield from self._results(process)
-                finally:
-                    with suppress(subprocess.TimeoutExpired):
-                        process.wait(SECONDS_TO_END)
-                    process.kill()
+                # A group of its own, to which Ctrl-C does not go.
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+            try:
+                yield from self._results(process)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(SECONDS_TO_END)
+            finally:
+                _end(process)
 
     def _results(self, process: subprocess.Popen[str]) -> Iterator[CheckedProperty]:
-        assert process.stdout is not None
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=_read, args=(process, lines), daemon=True).start()
         begun = {"of": f"plugin {self.record.name!r}", "name": "can be checked"}
-        for line in process.stdout:
+        limit = max(self.limit, LIMIT)  # of the start of the process
+        fault = (
+            "the process of the check ended here ({}): what it printed, if anything, says why; "
+            "only commands may end the process"
+        )
+        while True:
+            try:
+                line = lines.get(timeout=limit)
+            except queue.Empty:
+                fault = f"had not finished after {limit:g} s: what follows was not checked"
+                break
+            if line is None:
+                fault = fault.format(_describe_exit(process.wait()))
+                break
             ((kind, content),) = json.loads(line).items()
             if kind == "done":
                 return
             if kind == "begun":
-                begun = content
+                begun, limit = content, self.limit
             else:
                 yield CheckedProperty(**content)
-        yield CheckedProperty(
-            of=begun["of"],
-            name=begun["name"],
-            fault=f"the process of the check ended here ({_describe_exit(process.wait())}): what "
-            "it printed, if anything, says why; only commands may end the process",
-        )
+        _end(process)
+        yield CheckedProperty(of=begun["of"], name=begun["name"], fault=fault)
 
     def _environment(self, folder: Path) -> dict[str, str]:
         """Environment of the process: it finds what this process finds, and the plugin first."""
@@ -253,6 +301,28 @@ class PluginChecks:
         if self.disabled:
             changes[DISABLED] = ",".join(self.disabled)
         return {**os.environ, **changes}
+
+
+def _read(process: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
+    """Pass on what a process writes; None after its last line."""
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            lines.put(line)
+    lines.put(None)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kill a process that may have ended, and its group."""
+    with suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    process.wait()
+    assert process.stdin is not None
+    with suppress(OSError):
+        process.stdin.close()
 
 
 def _own_search_path() -> list[str]:

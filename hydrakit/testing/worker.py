@@ -2,7 +2,8 @@
 
 `hydrakit.testing.plugin` starts it: ``python -P -m hydrakit.testing.worker REQUEST``. Lines of
 standard output are ``{"begun": ...}`` before a property is checked, ``{"checked": ...}`` after it,
-and ``{"done": true}`` at the end.
+and ``{"done": true}`` at the end. Standard input is empty; its end means that the parent process
+has ended: the worker then ends too, with its process group.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -55,6 +58,7 @@ IN_RUNS = (HeadFactory, BodyFactory, SequenceStrategy)
 def main() -> None:
     """Check the plugin that the argument, a record of JSON, describes."""
     request = json.loads(sys.argv[1])
+    _end_with_parent()
     logging.getLogger("hydrakit").setLevel(logging.ERROR)  # what is left out is counted
     results = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what plugins and other programs print goes to standard error
@@ -63,7 +67,8 @@ def main() -> None:
         print(json.dumps({kind: content}), file=results, flush=True)
 
     data = None if request["data"] is None else Path(request["data"])
-    for of, subject, properties in _groups(request["module"], data, Path(request["folder"])):
+    groups = _groups(request["name"], request["module"], data, Path(request["folder"]))
+    for of, subject, properties in groups:
         for each in properties:
             write("begun", {"of": of, "name": each.name})
             for checked in check_properties(of, subject, [each]):
@@ -71,23 +76,39 @@ def main() -> None:
     write("done", True)
 
 
-def _groups(module: str, data: Path | None, folder: Path) -> Iterator[Group]:
+def _end_with_parent() -> None:
+    """Let this process and its group end when the parent process ends; plugins read no input."""
+    parent = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+    def wait() -> None:
+        os.read(parent, 1)
+        if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _groups(plugin_name: str, module: str, data: Path | None, folder: Path) -> Iterator[Group]:
     from hydrakit.testing.imports import IMPORT_PROPERTIES, ImportSubject
 
-    plugin = next(each for each in installed_plugins() if each.module == module)
+    plugin = f"plugin {plugin_name!r}"  # another distribution may name the module otherwise
     imported = ImportSubject(module, folder)
-    yield f"plugin {plugin.name!r}", imported, IMPORT_PROPERTIES
+    yield plugin, imported, IMPORT_PROPERTIES
     loaded = _LoadedPlugin(module, data, imported)
-    yield f"plugin {plugin.name!r}", loaded, LOADED_PROPERTIES
-    if loaded.record.error or loaded.record.disabled:
+    yield plugin, loaded, LOADED_PROPERTIES
+    if not loaded.record.offers:  # nor does it if it is broken or disabled
         return
     if data is not None and loaded.record.offered(DatasetAdapter):
-        yield f"plugin {plugin.name!r}", loaded, DATA_PROPERTIES
+        yield plugin, loaded, DATA_PROPERTIES
     checks = _Checks(loaded.record, loaded.plugins, data, folder)
     offered = components_of(module)
     for (kind, name), component in sorted(offered.items(), key=lambda item: _order(item[1])):
         yield from checks.of(f"{kind} {name!r}", component)
-    yield from checks.of_all(f"plugin {plugin.name!r}", offered.values())
+    yield from checks.of_all(plugin, offered.values())
 
 
 def _order(component: object) -> int:
