@@ -60,6 +60,11 @@ GUARDED = {
     ("hydrakit/storage/files.py", "O_DIRECTORY"): "behind os.supports_dir_fd",
     ("hydrakit/storage/lock.py", "fcntl"): "behind sys.platform",
     ("hydrakit/storage/lock.py", "sysconf"): "reads /proc before, which only Linux has",
+    **{
+        (f"hydrakit/testing/{name}.py", what): "behind hasattr"
+        for name in ("plugin", "worker")
+        for what in ("killpg", "SIGKILL")
+    },
 }
 LINUX_ONLY = ("plugins/hydrakit-slurm/",)
 """Slurm runs on Linux."""
